@@ -34,6 +34,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from executor.device import HOST
+from executor.histories import Histories, Names
 from executor.kv.swap import Mover
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, Order, WaitJob
 from executor.models import Group, Model, require_memory
@@ -109,12 +110,13 @@ class Rows:
     offsets: np.ndarray[Any, Any]
     bits: np.ndarray[Any, Any]
     sampling: Any
+    """With names in place of what penalties count."""
+    over: list[int]
+    """Names that are heard no more."""
 
     @classmethod
-    def of(cls, batch: Batch, block_tokens: int) -> Rows:
-        """What the others need of a batch; ConfigError for rows with penalties."""
-        if any(row.history is not None for row in batch.sampling or ()):
-            raise ConfigError("penalties need run.tp=1: what they count is on rank 0 alone")
+    def of(cls, batch: Batch, block_tokens: int, names: Names) -> Rows:
+        """What the others need of a batch."""
         ends = [row.length for row in batch.decodes]
         ends += [chunk.context + len(chunk.tokens) for chunk in batch.chunks]
         counts = [-(-end // block_tokens) for end in ends]
@@ -127,11 +129,13 @@ class Rows:
             counts,
             np.concatenate([table.offsets[:count] for table, count in held]),
             np.concatenate([table.bits[:count] for table, count in held]),
-            batch.sampling,
+            batch.sampling and names.named(batch.sampling),
+            names.over(),
         )
 
-    def batch(self) -> Batch:
+    def batch(self, histories: Histories) -> Batch:
         """The batch once more."""
+        histories.forget(self.over)
         tables, first = [], 0
         for count in self.counts:
             table = BlockTable(count)
@@ -144,7 +148,7 @@ class Rows:
         return Batch.of(
             [DecodeRow(table, length, token) for table, length, token in decodes],
             [ChunkRows(table, *chunk) for table, chunk in chunks],
-            self.sampling,
+            self.sampling and histories.found(self.sampling),
         )
 
 
@@ -159,11 +163,13 @@ class LeadingRunner(Runner):
     def __init__(self, model: Model, arena: Tensor, channel: Channel) -> None:
         super().__init__(model, arena)
         self.channel = channel
+        self._names = Names()
 
     def launch(self, batch: Batch) -> Launched:
         """Queue a step everywhere."""
         if batch.decodes or batch.chunks:
-            self.channel.send(("step", Rows.of(batch, self.model.layout.block_tokens)))
+            rows = Rows.of(batch, self.model.layout.block_tokens, self._names)
+            self.channel.send(("step", rows))
         return super().launch(batch)
 
 
@@ -218,10 +224,11 @@ class LeadingMover:
 def follow(session: Session, channel: Channel) -> None:
     """Carry out what rank 0 says, until it says that it is over."""
     mover = FollowingMover(session.mover)
+    histories = Histories(session.model.vocab, session.model.device)
     while (order := channel.receive()) is not None:
         kind, content = order
         if kind == "step":
-            session.runner.launch(content.batch())
+            session.runner.launch(content.batch(histories))
         elif kind == "moves":
             mover.start(content)
         else:

@@ -32,7 +32,7 @@ from executor.options import ConfigOptions
 from executor.serving.app import build_app
 from executor.serving.engine_client import EngineClient
 from executor.serving.engine_process import SWITCH_S, tell_the_end, work
-from executor.serving.server import Server, read_prompts
+from executor.serving.server import Server, listener_at, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, open_session
 from executor.steps.runner import Batch
@@ -83,7 +83,7 @@ def main(
 def measure(case: Case) -> Cost:
     """One case with processes of its own."""
     config = ConfigOptions(device="cpu", kv_blocks=32 * case.streams, lag=1).load()
-    with _engine(config, case) as (connection, told), socket.create_server((HOST, 0)) as listener:
+    with _engine(config, case) as (connection, told), listener_at(HOST, 0) as listener:
         (facts,) = connection.recv()
         engine, classes = EngineClient(connection, facts), config.service_classes()
         service = Service(engine, read_prompts(config, None), classes, Rules("tiny"))

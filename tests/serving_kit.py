@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -24,7 +23,7 @@ from executor.serving.engine_client import EngineClient
 from executor.serving.engine_process import tell_the_end, work
 from executor.serving.letters import Ended
 from executor.serving.recording import Recording
-from executor.serving.server import Server, read_prompts
+from executor.serving.server import Server, listener_at, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, Session, open_session
 from superinfer.request import SLO, Request
@@ -127,7 +126,7 @@ def working(session: Session) -> Iterator[EngineClient]:
 @contextmanager
 def listening(service: Service) -> Iterator[str]:
     """Uvicorn in a thread; gives the address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listener_at("127.0.0.1", 0) as listener:
         settings = uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5)
         server = Server(settings, service, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 
 from executor.serving.bodies import Body, ChatBody, CompletionBody
 from executor.serving.exchange import Exchange
-from executor.serving.guards import BodyLimit, KeyCheck
+from executor.serving.guards import MOST_VALUES, BodyLimit, KeyCheck
 from executor.serving.letters import Wish
 from executor.serving.objectives import urgency
-from executor.serving.refusals import add_refusals
+from executor.serving.refusals import add_refusals, refusal
 from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
 
@@ -45,7 +45,7 @@ def build_app(service: Service) -> FastAPI:
     _add_state(app, service)
     _add_completions(api, service)
     app.include_router(api)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, most_values=max(MOST_VALUES, 2 * service.max_model_len))
     if service.rules.api_key:
         app.add_middleware(KeyCheck, key=service.rules.api_key)
     return app
@@ -94,7 +94,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return JSONResponse(model)
 
     async def health(_: Request) -> Response:
-        return Response(status_code=200 if service.alive else 503)
+        fault = service.fault
+        return refusal(fault, 503) if fault else Response()
 
     async def metrics(_: Request) -> Response:
         return Response(await service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
@@ -27,10 +28,21 @@ NOT_SERVED = (
     *("prompt_embeds", "audio", "truncate_prompt_tokens", "web_search_options", "verbosity"),
     *("return_token_ids", "return_tokens_as_token_ids", "repetition_detection", "vllm_xargs"),
     *("regex", "ebnf", "json_schema", "structural_tag", "stop_regex", "lora_path"),
+    *("best_of", "tool_choice"),
 )
 """Fields that would change the answer, and do not here: better no answer than another one."""
-ALWAYS_SO = ("skip_special_tokens", "add_special_tokens", "add_generation_prompt")
-"""The same of fields that would if they were false."""
+ASKING = ("logprobs", "prompt_logprobs", "web_search_options")
+"""Those of them that ask for something if they are 0 or empty, too: `logprobs` of 0 for that of the
+token itself, and options of a search for the search."""
+DEFAULTS: Mapping[str, tuple[Any, ...]] = {
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none", "medium"),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+}
+"""Values with which they ask for nothing: OpenAI's defaults, which clients may send all the same.
+The effort is `medium` for its models before gpt-5.1, and the choice `auto` if there are tools, of
+which there are none here."""
 
 MOST_LINE_CHARACTERS = 512
 MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
@@ -87,6 +99,12 @@ class Body(BaseModel):
     """What both kinds of completions have. `null` is the same as an absent field."""
 
     model_config = ConfigDict(extra="allow")
+    always: ClassVar[Mapping[str, bool]] = {
+        "skip_special_tokens": True,
+        "add_special_tokens": True,
+        "add_generation_prompt": True,
+    }
+    """Fields of vLLM that would change the answer with another value."""
 
     model: Line | None = None
     max_tokens: Tokens | None = None
@@ -125,13 +143,10 @@ class Body(BaseModel):
     def require_served(self) -> None:
         """InputError for a field that would change the answer and is not known here."""
         extra = self.model_extra or {}
-        wanted = next((name for name in NOT_SERVED if _wanted(name, extra.get(name))), None)
-        if wanted is None and extra.get("best_of") not in (None, 1):
-            wanted = "best_of"
-        if wanted is None and extra.get("tool_choice") not in (None, "none", "auto"):
-            wanted = "tool_choice"
-        if wanted is None:
-            wanted = next((name for name in ALWAYS_SO if extra.get(name) is False), None)
+        defaults = {**DEFAULTS, "best_of": (1, self.choices)}
+        asked = (name for name, value in extra.items() if _wanted(name, value, defaults))
+        other = (name for name, so in self.always.items() if extra.get(name) not in (None, so))
+        wanted = next(asked, None) or next(other, None)
         if wanted is None and self.stream_options and self.stream_options.continuous_usage_stats:
             wanted = "stream_options.continuous_usage_stats"
         if wanted is not None:
@@ -214,6 +229,9 @@ class Message(BaseModel):
 class ChatBody(Body):
     """Of `/v1/chat/completions`."""
 
+    always: ClassVar[Mapping[str, bool]] = {**Body.always, "add_special_tokens": False}
+    """The template has them."""
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_LISTED)]
     max_completion_tokens: Tokens | None = None
     chat_template_kwargs: Json | None = None
@@ -224,10 +242,11 @@ class ChatBody(Body):
         return self.max_completion_tokens or self.max_tokens
 
 
-def _wanted(name: str, value: Any) -> bool:
-    """Whether a field asks for something; `logprobs` of 0 ask for that of the token itself."""
-    own = name in ("logprobs", "prompt_logprobs") and value is not None and value is not False
-    return own or bool(value)
+def _wanted(name: str, value: Any, defaults: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether a field asks for something that is not served."""
+    if name not in NOT_SERVED or value is None or value is False:
+        return False
+    return (name in ASKING or bool(value)) and value not in defaults.get(name, ())
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -56,6 +56,10 @@ def serve(
             min=0, max=86400, help="Seconds for answers under way after SIGTERM or Ctrl-C."
         ),
     ] = 40.0,
+    health_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, max=86400, help="Seconds of a step after which /health says 503."),
+    ] = 300.0,
     metrics_prefix: Annotated[
         str, typer.Option(help="Of metrics' names; vllm: for dashboards of vLLM.")
     ] = "superinfer",
@@ -85,6 +89,7 @@ def serve(
         shutdown_timeout,
         {"scheduler": config.run.scheduler, "memory": config.run.memory},
         goes_by_priority(config),
+        health_timeout,
     )
     places = Places(host, port, record, chat_template)
     raise typer.Exit(serve_command(config, loading.chosen(), rules, places))

@@ -184,6 +184,14 @@ class LiveTime(RealTime):
     ) -> None:
         super().__init__(poll, pending)
         self._clients = clients
+        self.progress_s = 0.0
+        """When the engine was last between two steps, or had nothing to do; any thread may read it.
+        """
+
+    def landed(self, until: float) -> list[tuple[Transfer, float]]:
+        """Copies that are over: asked for after every step, and where there is none."""
+        self.progress_s = self.read()
+        return super().landed(until)
 
     def sleep(self, now: float, until: float) -> float:
         """Wait until then, until a copy may have landed, or until a client comes or goes; never

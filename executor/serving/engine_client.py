@@ -86,7 +86,7 @@ class EngineClient:
     def send(self, ask: Ask, stream: Stream) -> None:
         """A client wants something; Closed if nobody is served any more."""
         if self.over.is_set():
-            raise Closed(self._reason)
+            raise Closed(self.reason)
         self._streams[ask.index] = stream
         self.waiting.add(ask.index, urgency(stream.request), self.read_clock())
         self._outbox.put(ask)
@@ -110,12 +110,17 @@ class EngineClient:
         """Requests that have not ended."""
         return len(self._streams)
 
-    # -- inside ---------------------------------------------------------------------------------
+    @property
+    def still_s(self) -> float:
+        """Seconds since the engine was known to be between two steps, or to have nothing to do."""
+        return self.read_clock() - self.state.progress_s
 
     @property
-    def _reason(self) -> str:
+    def reason(self) -> str:
         """Why nobody is served any more."""
         return GONE if self.error is None else "the engine has failed"
+
+    # -- inside ---------------------------------------------------------------------------------
 
     def _read(self) -> None:
         try:
@@ -160,7 +165,7 @@ class EngineClient:
         self._looked.set()
         self._outbox.close(0)
         for index, stream in self._streams.items():
-            stream.end(_unfinished(index, stream, self.read_clock(), self._reason))
+            stream.end(_unfinished(index, stream, self.read_clock(), self.reason))
         self._streams.clear()
         self.waiting.clear()
 

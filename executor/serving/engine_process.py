@@ -76,7 +76,7 @@ def work(
         if isinstance(letter, Stop):
             break
         if isinstance(letter, Look):
-            outbox.put(EngineState.of(session.engine))
+            outbox.put(EngineState.of(session.engine, thread.clock.progress_s))
         else:
             clients.read(letter)
     thread.stop()
@@ -164,7 +164,6 @@ def _facts_of(session: Session, started_s: float) -> Facts:
         engine.config.total_blocks,
         session.model.max_model_len,
         engine.prefix is not None,
-        session.runner.alone,
         isinstance(session.cost, CalibratedCost),
         started_s,
     )

@@ -40,8 +40,6 @@ class Facts:
     total_blocks: int
     max_model_len: int
     caches_prefixes: bool
-    counts_tokens: bool
-    """Penalties can be asked for."""
     measured_costs: bool
     """A profile says how long steps take, and not nominal figures."""
     started_s: float
@@ -177,9 +175,11 @@ class EngineState:
     step_time_factors: tuple[float, float] | None = None
     """Measured over predicted time of steps of decodes alone, and of those with prefill, as
     schedulers have learned it; None where they do not learn."""
+    progress_s: float = 0.0
+    """When it was last between two steps or had nothing to do, by its clock."""
 
     @classmethod
-    def of(cls, engine: Engine) -> EngineState:
+    def of(cls, engine: Engine, progress_s: float) -> EngineState:
         """Of this one."""
         pool, host, recorder = engine.pool, engine.host, engine.recorder
         learned = engine.learned
@@ -195,6 +195,7 @@ class EngineState:
             recorder.d2h_bytes + recorder.cache_d2h_bytes,
             recorder.h2d_bytes,
             None if learned is None else (learned.decodes.factor, learned.prefills.factor),
+            progress_s,
         )
 
 

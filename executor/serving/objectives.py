@@ -23,7 +23,7 @@ TPOT = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 SESSION = ("x-session-id",)
 NO_TENANT, OTHERS = "default-flow", "(others)"
 MOST_TENANTS = 4096
-OPENAI_TIERS = ("auto", "default", "flex", "priority", "scale")
+OPENAI_TIERS = ("auto", "default", "flex", "priority", "scale", "fast")
 """Values of `service_tier` that clients of OpenAI send: without a class of that name they mean the
 default one, and the answer says so.
 """

@@ -33,6 +33,8 @@ from superinfer.lab.config import Config
 INTERRUPTED = 130
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
+LOOK_EVERY_S = 1.0
+"""Between two looks at how the engine is."""
 LAST_WORDS_S = 5.0
 """For clients to take what they are told at the end."""
 
@@ -74,6 +76,19 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
     return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
 
 
+def listener_at(host: str, port: int) -> socket.socket:
+    """A socket that listens there; OSError where nobody may.
+
+    What is sent goes at once: asyncio sees to that for sockets of its own alone, and for others the
+    system holds a small piece back until the one before it is acknowledged, which clients put off
+    by some 40 ms.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=MOST_CONNECTING)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # of all that it accepts
+    return listener
+
+
 # -- inside ---------------------------------------------------------------------------------------
 
 
@@ -90,10 +105,8 @@ def _no_profile(config: Config) -> str:
 @contextmanager
 def _listening(places: Places) -> Iterator[socket.socket]:
     """The server's socket, before anything slow is done. ConfigError where nobody may listen."""
-    family = socket.AF_INET6 if ":" in places.host else socket.AF_INET
-    address = places.host, places.port
     try:
-        listener = socket.create_server(address, family=family, backlog=MOST_CONNECTING)
+        listener = listener_at(places.host, places.port)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
         raise ConfigError(f"--host {places.host} --port {places.port}: {reason}") from None
@@ -137,7 +150,8 @@ class Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{self._service.rules.name} at http://{shown}:{port}/v1", file=sys.stderr)
-        self._watching = asyncio.ensure_future(self._end_with_engine())
+        jobs = self._end_with_engine(), self._look_at_engine()
+        self._watching = [asyncio.ensure_future(job) for job in jobs]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more requests; the second time, wait for no answers."""
@@ -157,6 +171,11 @@ class Server(uvicorn.Server):
     async def _end_with_engine(self) -> None:
         await self._service.engine.over.wait()
         self.should_exit = True
+
+    async def _look_at_engine(self) -> None:
+        while not self._service.engine.over.is_set():
+            await self._service.engine.look()
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _end_engine(self) -> None:
         with suppress(TimeoutError):

@@ -38,6 +38,8 @@ class Rules:
     """Names of scheduler and memory policy, for messages."""
     priorities: bool = True
     """The scheduler goes by those of requests."""
+    stuck_s: float = 300.0
+    """A step under way for longer is taken for one that never ends."""
 
 
 class Overloaded(Exception):
@@ -71,9 +73,13 @@ class Service:
         self._listeners = Listeners(self.metrics.first, self.metrics.gap, self._ended)
 
     @property
-    def alive(self) -> bool:
-        """True while requests can be answered."""
-        return not self.engine.over.is_set()
+    def fault(self) -> str:
+        """Why requests cannot be answered; empty while they can."""
+        if self.engine.over.is_set():
+            return self.engine.reason
+        still_s = self.engine.still_s
+        stuck = still_s > self.rules.stuck_s
+        return f"the engine has not come to the end of a step for {still_s:.0f} s" if stuck else ""
 
     @property
     def max_model_len(self) -> int:

@@ -65,8 +65,6 @@ class Reader:
         self, body: Body, prompts: list[list[int]], limit: int | None, objective: Objective
     ) -> list[Wish]:
         draws = [body.sampling(choice) for choice in range(body.choices)]
-        if draws[0].penalised and not self.facts.counts_tokens:
-            raise InputError("penalties are not supported where GPUs share the model")
         wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
         return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
 

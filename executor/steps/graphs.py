@@ -87,6 +87,7 @@ class StepGraphs:
         self._most_blocks = SHARED_BLOCKS * arena_blocks
         sizes = [self._decode_sizes(rows) for rows in buckets(max_rows)]
         sizes += [self._mixed_sizes(*size) for size in mixed_buckets(max_rows)]
+        assert max(size.wanted for size in sizes) <= len(runner.outputs)
         nbytes = max(size.places()[1] for size in sizes)
         self._buffer = torch.zeros(nbytes, dtype=torch.uint8, device=runner.device)
         self._logits = torch.zeros(

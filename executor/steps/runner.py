@@ -3,7 +3,9 @@
 The token of a step stays on the device: `outputs` holds what the latest step gave, one entry per
 wanted row, and the next step may name an entry instead of a token (`unread`). So a step can be
 queued before anybody has read the tokens of the one before. Steps are replayed from CUDA graphs
-where there is one that is large enough (`graphs`), and run eagerly otherwise.
+where there is one that is large enough (`graphs`), and run eagerly otherwise. Graphs read and write
+`outputs` at one address, which has room for more than any of them gives; a step that gives still
+more keeps its tokens elsewhere, and the one after it runs eagerly, too.
 """
 
 from __future__ import annotations
@@ -23,14 +25,13 @@ from executor.steps.items import ItemBudget
 from executor.steps.packing import Sizes, pack, pin_ahead, step_of
 from executor.steps.sampler import SamplingRow, remember, sample
 from executor.steps.step import StepInputs
-from superinfer.errors import SuperInferError
 
 if TYPE_CHECKING:
     from executor.models import Model
     from executor.steps.graphs import StepGraphs
 
-MAX_OUTPUTS = 4096
-"""Most tokens that one step gives."""
+GRAPH_OUTPUTS = 4096
+"""Tokens of a step that are kept where graphs find them; the largest graph gives 1,028."""
 
 
 Entry = TypeVar("Entry", int, NDArray[np.int64])
@@ -97,7 +98,9 @@ class Runner:
         """True if steps run beside the host."""
         self._ops = ops_for(self.device)
         self.budget = budget or ItemBudget.of(model.layout, self.device)
-        self.outputs = torch.zeros(MAX_OUTPUTS, dtype=torch.int64, device=self.device)
+        self.outputs = torch.zeros(GRAPH_OUTPUTS, dtype=torch.int64, device=self.device)
+        self._latest = self.outputs
+        """What the latest step gave; elsewhere if it was more."""
         self._before = torch.zeros_like(self.outputs)
         """What was there before a replayed step whose tokens are drawn."""
         self.graphs: StepGraphs | None = None
@@ -136,14 +139,12 @@ class Runner:
     def forward(self, step: StepInputs) -> Tensor:
         """Logits of a step some of whose tokens may be unread, of the model's type."""
         return self.model.forward(
-            replace(step, token_ids=resolved(step.token_ids, self.outputs)), self.arena
+            replace(step, token_ids=resolved(step.token_ids, self._latest)), self.arena
         )
 
     def take_likeliest(self, logits: Tensor) -> Tensor:
-        """The likeliest token of each row of logits, kept for the next step. SuperInferError for
-        more than are kept.
-        """
-        return self._ops.largest(logits, self._kept(len(logits)))
+        """The likeliest token of each row of logits, kept for the next step."""
+        return self._keep(self._ops.largest(logits, self._room(len(logits))))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class Runner:
 
     def _replayed(self, batch: Batch) -> Tensor | None:
         """A step from a graph, if there is one for it."""
-        if self.graphs is None:
+        if self.graphs is None or self._latest is not self.outputs:
             return None
         drawn = batch.sampling is not None and not _greedy(batch.sampling)
         if drawn:
@@ -194,20 +195,21 @@ class Runner:
             return self.outputs[:0]
         if sampling is None or _greedy(sampling):
             return self.take_likeliest(logits)
-        kept = self._kept(len(logits))
+        room = self._room(len(logits))
         tokens = sample(logits.float(), sampling)
         remember(tokens, sampling)
-        kept.copy_(tokens)
-        return kept
+        return self._keep(room.copy_(tokens))
 
-    def _kept(self, count: int) -> Tensor:
-        """Where so many tokens are kept for the next step; SuperInferError for too many."""
-        if count > MAX_OUTPUTS:
-            raise SuperInferError(
-                f"a step gives {count} tokens, and at most {MAX_OUTPUTS} are kept: lower "
-                "scheduler.max_num_seqs"
-            )
-        return self.outputs[:count]
+    def _room(self, count: int) -> Tensor:
+        """Where so many tokens of a step go."""
+        if count <= len(self.outputs):
+            return self.outputs[:count]
+        return torch.empty(count, dtype=torch.int64, device=self.device)
+
+    def _keep(self, tokens: Tensor) -> Tensor:
+        """Let the next step find what this one gives, which is in its `_room`."""
+        self._latest = self.outputs if len(tokens) <= len(self.outputs) else tokens
+        return tokens
 
 
 def _greedy(sampling: Sequence[SamplingRow]) -> bool:

@@ -17,6 +17,7 @@ from math import inf
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.steps.packing import sent
@@ -91,8 +92,12 @@ GREEDY = Sampling()
 class History:
     """Which tokens a request with penalties has, on the device."""
 
-    def __init__(self, prompt: Sequence[int], vocab: int, device: torch.device) -> None:
-        ids = sent(np.array(prompt, np.int64), device)
+    def __init__(
+        self, prompt: Sequence[int] | NDArray[np.int64], vocab: int, device: torch.device
+    ) -> None:
+        self.tokens = np.array(prompt, np.int64)
+        """Of the prompt, on the host."""
+        ids = sent(self.tokens, device)
         self.prompt = torch.zeros(vocab, dtype=torch.bool, device=device).index_fill_(0, ids, True)
         self.counts = torch.zeros(vocab, dtype=torch.int32, device=device)
 

@@ -9,11 +9,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from executor_runs import IdleModel
 from modelkit.folders import LLAMA, drawn_folder
 from modelkit.ranks import leaves
 
 from executor.arrivals import Arrivals
 from executor.clocks.clock import GivenTimes
+from executor.histories import Histories, Names
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
 from executor.models.config import read_config
 from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of
@@ -21,7 +23,7 @@ from executor.replay import RunOptions, run_command
 from executor.session import ModelOptions, open_session
 from executor.steps.inputs import ChunkRows, DecodeRow
 from executor.steps.runner import Batch
-from executor.steps.sampler import History, Sampling, SamplingRow
+from executor.steps.sampler import History, Sampling, SamplingRow, remember
 from executor.workload import answers_of, load_workload
 from superinfer.costs import build_cost, load_device
 from superinfer.costs.shapes import load_shape
@@ -89,7 +91,7 @@ def test_a_batch_arrives_as_it_was():
         [ChunkRows(table(2, first=9), 16, np.arange(4), True), ChunkRows(table(1), 0, [1], False)],
         sampling,
     )
-    arrived = pickle.loads(pickle.dumps(Rows.of(batch, 16))).batch()
+    arrived = pickle.loads(pickle.dumps(Rows.of(batch, 16, Names()))).batch(histories())
     assert [(row.length, row.token) for row in arrived.decodes] == [(33, 5), (48, -2)]
     assert arrived.decodes.tables[0].offsets.tolist() == [0, 100, 200]  # as long as it has to be
     assert arrived.decodes.tables[1].offsets.tolist() == [7, 100, 200]
@@ -101,11 +103,37 @@ def test_a_batch_arrives_as_it_was():
     assert arrived.sampling == sampling
 
 
-def test_penalties_stay_on_rank_0():
-    history = History([1], 4, torch.device("cpu"))
-    row = SamplingRow(Sampling(presence_penalty=1.0), 3, history)
-    with pytest.raises(ConfigError, match=r"penalties need run\.tp=1"):
-        Rows.of(Batch.of([DecodeRow(table(1), 3, 1)], [], [row]), 16)
+def histories():
+    return Histories(5, torch.device("cpu"))
+
+
+def test_every_rank_counts_for_penalties():
+    """Each by itself; a prompt is sent once, and who has ended is forgotten."""
+    names, followed = Names(), histories()
+    sampling = Sampling(presence_penalty=1.0)
+    first, second = (History(prompt, 5, torch.device("cpu")) for prompt in ([1, 1, 4], [0]))
+
+    def step(*held):
+        rows = [SamplingRow(sampling, 3, history) for history in held]
+        batch = Batch.of([DecodeRow(table(1), 3, 1)] * len(rows), [], rows)
+        sent = pickle.loads(pickle.dumps(Rows.of(batch, 16, names)))
+        return sent.sampling, sent.batch(followed).sampling
+
+    for held in ((first, None), (second, first), (first, second)):
+        told, found = step(*held)
+        tokens = torch.tensor([3, 2])
+        remember(tokens, [SamplingRow(sampling, 3, history) for history in held])
+        remember(tokens, found)
+        for history, row in zip(held, found, strict=True):
+            assert (history is None) == (row.history is None)
+            if history is not None:
+                assert torch.equal(row.history.prompt, history.prompt)
+                assert torch.equal(row.history.counts, history.counts)
+    assert [row.history.prompt for row in told] == [None, None]
+    assert first.counts.tolist() == [0, 0, 1, 2, 0]
+    del first, held, history
+    step(second)
+    assert len(followed) == 1
 
 
 def test_moves_arrive_with_tickets_for_background_copies():
@@ -134,7 +162,7 @@ def test_a_follower_waits_for_its_own_copies():
     wire.send(("moves", [copy(Ticket(0)), copy(Ticket(1))]))
     wire.send(("moves", [WaitJob([Ticket(1)])]))
     wire.send(("landed", [Ticket(1)]))
-    wire.send(("step", Rows.of(batch, 16)))
+    wire.send(("step", Rows.of(batch, 16, Names())))
     wire.send(("landed", [Ticket(0)]))
     answers = iter([[], [Ticket(0)], [Ticket(1)]])
     polled = []
@@ -142,6 +170,7 @@ def test_a_follower_waits_for_its_own_copies():
 
     class Session:
         mover = runner = lazy
+        model = IdleModel(16)
 
     follow(Session, wire)
     assert polled == [2, 2, 2]  # all of them before the step
@@ -163,17 +192,28 @@ def configuration(folder, tp, settings=(), **changes):
     return load_config(None, settings, None, **(given | changes))
 
 
-def replayed(config):
+def replayed(config, penalised=False):
     """Tokens of every answer, and the summary; by predicted times, so that plans are the same."""
     workload, options = load_workload(config), ModelOptions()
     with ranks_of(config, options) as channel:
         session = open_session(config, options, channel=channel)
         answers = answers_of(workload, 300, 128, config.run.seed)
+        if penalised:
+            penalise(answers, workload.requests, session.model)
         clock = GivenTimes(session.cost, config.run.lag, session.mover.poll)
         session.driver(answers, Arrivals(workload.requests), clock).run()
     engine = session.engine
     summary = RunMetrics(engine.recorder.build(engine)).summary()
     return [answers[request].tokens for request in workload.requests], summary
+
+
+def penalise(answers, requests, model):
+    """Let all answers but one be drawn with penalties."""
+    answers.greedy = False
+    for request in requests[1:]:
+        answer = answers[request]
+        answer.sampling = Sampling(0.5 * (request.index % 2), 0, 1, 0, 1.3, 0.4, 0.3, request.index)
+        answer.history = History(answer.prompt, model.vocab, model.device)
 
 
 @pytest.fixture
@@ -223,6 +263,20 @@ def test_two_ranks_answer_as_one_does(folder, name, monkeypatch):
         "fewer bits": summary["kv_bits_mean"] < 16,
     }
     assert happened[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swap", "background"])
+def test_two_ranks_draw_with_penalties_as_one_does(folder, name, monkeypatch):
+    cost = build_cost(load_shape(folder), load_device("a100-80g"), 1, "roofline")
+    monkeypatch.setattr("executor.session._cost", lambda *_: cost)
+    changes, settings = CASES[name]
+    changes = {"memory": "lru"} | changes
+    plain, _ = replayed(configuration(folder, 1, settings, **changes))
+    alone, _ = replayed(configuration(folder, 1, settings, **changes), penalised=True)
+    together, _ = replayed(configuration(folder, 2, settings, **changes), penalised=True)
+    assert together == alone
+    assert [a == b for a, b in zip(plain, alone, strict=True)] == [True] + [False] * 5
 
 
 @pytest.mark.slow

@@ -103,6 +103,15 @@ def test_parts_that_are_no_text() -> None:
         render(TEMPLATE, turns)
 
 
+def test_special_tokens_are_those_of_the_template() -> None:
+    """For a chat vLLM's default is to add none."""
+    turns = [{"role": "user", "content": "hi"}]
+    ChatBody(messages=turns, add_special_tokens=False).require_served()
+    for field, value in (("add_special_tokens", True), ("add_generation_prompt", False)):
+        with pytest.raises(InputError, match=f"{field}: not supported here"):
+            ChatBody(messages=turns, **{field: value}).require_served()
+
+
 def test_a_conversation_without_end() -> None:
     """While it is read all other clients wait."""
     turns = [{"role": "user", "content": "a"}] * 16385

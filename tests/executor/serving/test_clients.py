@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +14,16 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_kit import Served, asking, serving, until
+from serving_kit import PATIENCE_S, Served, asking, serving, until
 
-from executor.serving import clients
+from executor.serving import clients, server
 from executor.serving.bodies import CompletionBody
 from executor.serving.engine_client import Closed
 from executor.serving.exchange import Exchange
 from executor.serving.letters import Wish
 from executor.serving.replies import COMPLETION, Envelope
 from executor.serving.service import Rules, Service
+from executor.steps.runner import Batch, Launched
 from superinfer.schedulers.fcfs import FcfsScheduler
 
 REFUSED = (
@@ -211,8 +215,15 @@ class Failing(FcfsScheduler):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
-    """Clients hear of it, and the server wants to end."""
+def test_an_engine_that_fails(
+    tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients hear of it."""
+
+    async def stays(self: server.Server) -> None:
+        """Another server would be gone at any time."""
+
+    monkeypatch.setattr(server.Server, "_end_with_engine", stays)
     with serving(tmp_path, scheduler=f"{__name__}:Failing", lag=0) as served:
         reply = served.client.post("/v1/completions", json=asking("a", stream=stream, **LONG))
         if stream:
@@ -223,10 +234,35 @@ def test_an_engine_that_fails(tmp_path: Path, stream: bool) -> None:
             assert reply.status_code == 503
             error = reply.json()["error"]
         assert error["message"] == "the request was not finished: the engine has failed"
-        until(lambda: not served.service.alive)
-        assert served.client.get("/health").status_code == 503
+        until(lambda: bool(served.service.fault))
+        health = served.client.get("/health")
+        assert health.status_code == 503
+        assert health.json()["error"]["message"] == "the engine has failed"
         assert served.client.post("/v1/completions", json=asking("a")).status_code == 503
         assert "no more plans" in str(served.service.engine.error)
+
+
+def test_a_step_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says so while it lasts, and no longer; an engine without work is well."""
+    monkeypatch.setattr(server, "LOOK_EVERY_S", 0.05)
+    with serving(tmp_path, Rules("tiny", stuck_s=1.0)) as served, ThreadPoolExecutor() as pool:
+        runner, going = served.session.runner, threading.Event()
+        launch = runner.launch
+
+        def hanging(batch: Batch) -> Launched:
+            assert going.wait(PATIENCE_S)
+            return launch(batch)
+
+        monkeypatch.setattr(runner, "launch", hanging)
+        time.sleep(1.5)
+        assert served.client.get("/health").status_code == 200
+        answer = pool.submit(served.text, "a")
+        until(lambda: served.client.get("/health").status_code == 503)
+        message = served.client.get("/health").json()["error"]["message"]
+        assert re.fullmatch(r"the engine has not come to the end of a step for \d+ s", message)
+        going.set()
+        until(lambda: served.client.get("/health").status_code == 200)
+        assert len(answer.result()) == 12
 
 
 def test_who_comes_and_goes_at_once_is_forgotten(tmp_path: Path) -> None:

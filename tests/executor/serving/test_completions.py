@@ -121,6 +121,18 @@ def test_many_at_once_say_what_they_say_alone(served: Served) -> None:
         assert list(together) == alone
 
 
+def test_a_step_gives_as_many_tokens_as_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no number of requests at once at which a running server ends."""
+    monkeypatch.setattr("executor.steps.runner.GRAPH_OUTPUTS", 4)
+    with serving(tmp_path) as served:
+        reply = served.complete(["the", "a", "no"] * 3)
+        assert [choice["text"] for choice in reply["choices"]] == 3 * [
+            served.text(prompt) for prompt in ("the", "a", "no")
+        ]
+
+
 def test_a_prompt_that_comes_again_is_cached(served: Served) -> None:
     prompt = "a prompt that nobody else has sent here " * 4
     first, second = (served.complete(prompt)["usage"] for _ in range(2))
@@ -167,6 +179,11 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"logprobs": 2}, "logprobs: not supported here"),
         ({"best_of": 2}, "best_of: not supported here"),
         ({"tool_choice": "required"}, "tool_choice: not supported here"),
+        ({"function_call": {"name": "f"}}, "function_call: not supported here"),
+        ({"verbosity": "low"}, "verbosity: not supported here"),
+        ({"reasoning_effort": "high"}, "reasoning_effort: not supported here"),
+        ({"web_search_options": {}}, "web_search_options: not supported here"),
+        ({"add_special_tokens": False}, "add_special_tokens: not supported here"),
         ({"response_format": {"type": "json_object"}}, "response_format: expected type text"),
         ({"slo": {"ttft": 3}}, "slo.ttft: "),
         ({"service_tier": "chatt"}, "did you mean 'chat'?"),
@@ -209,7 +226,52 @@ def test_what_cannot_be_is_said_in_a_line(
     assert reply.status_code == 400, reply.text
     message = reply.json()["error"]["message"]
     assert wanted in message and "\n" not in message and len(message) <= 1000
-    assert served.service.alive
+    assert not served.service.fault
+
+
+DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none", "medium"),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "tools": ([],),
+    "functions": ([],),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "best_of": (1, 3),
+    "echo": (False,),
+    "suffix": ("",),
+    "store": (False,),
+    "parallel_tool_calls": (True,),
+    "service_tier": ("auto",),
+    "metadata": ({},),
+    "user": ("",),
+    "stop": ([],),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0,),
+    "top_p": (1,),
+    "n": (3,),
+    "use_beam_search": (False,),
+    "min_tokens": (0,),
+    "length_penalty": (1.0,),
+    "skip_special_tokens": (True,),
+    "add_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "include_stop_str_in_output": (False,),
+}
+"""Fields with what OpenAI, or vLLM, takes where they are absent; `n` is what the test asks for."""
+
+
+@pytest.mark.parametrize("field", DEFAULTS)
+def test_defaults_ask_for_nothing(served: Served, field: str) -> None:
+    plain = served.complete("a", n=3)["choices"]
+    for value in DEFAULTS[field]:
+        assert served.complete("a", **{"n": 3, field: value})["choices"] == plain
+    if field != "n":
+        assert served.complete("a", **{"n": 3, field: None})["choices"] == plain
 
 
 @pytest.mark.parametrize("stream", [False, True])

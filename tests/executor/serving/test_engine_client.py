@@ -18,7 +18,7 @@ from executor.serving.letters import Ask, EngineState, Facts, Look, Over, Stop
 from executor.serving.streams import Stream
 from superinfer.errors import ConfigError, SuperInferError
 
-FACTS = Facts(32, 100, 1000, True, True, False, 0.0)
+FACTS = Facts(32, 100, 1000, True, False, 0.0)
 
 
 @pytest.fixture

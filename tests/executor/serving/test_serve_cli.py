@@ -20,6 +20,8 @@ import pytest
 from executor_runs import call
 from serving_kit import PATIENCE_S, asking, until
 
+from executor.serving.server import listener_at
+
 ROOT = Path(__file__).parents[3]
 NO_PROFILE = (
     "warning: no profile of tiny on cpu: schedulers go by nominal step times, "
@@ -90,7 +92,7 @@ def test_answers_under_way_are_finished(
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_no_rank_ends_before_its_time(sent: signal.Signals) -> None:
-    body = asking("a", stream=True, max_tokens=300, ignore_eos=True)
+    body = asking("a", stream=True, max_tokens=300, ignore_eos=True, frequency_penalty=0.5)
     with (
         server("--tp", 2) as (process, url),
         httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as reply,
@@ -201,15 +203,24 @@ def test_what_keeps_an_engine_from_starting_is_said() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
-    """It is given up some seconds after the server was told to end."""
-    with server("--shutdown-timeout", 0.1) as (process, url):
+    """It is given up some seconds after the server was told to end, and not healthy before."""
+    with server("--shutdown-timeout", 0.1, "--health-timeout", 2) as (process, url):
         httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
         engine = engine_of(process)
         os.kill(engine, signal.SIGSTOP)
         assert httpx.get(f"{url}/metrics", timeout=5).status_code == 200
+        until(lambda: httpx.get(f"{url}/health", timeout=5).status_code == 503)
         process.send_signal(signal.SIGTERM)
         assert rest(process) == "error: the engine has not ended its step in 15 s\n"
         assert process.returncode == 1 and not is_there(engine)
+
+
+def test_small_replies_go_at_once() -> None:
+    """Every connection that is accepted is without Nagle's algorithm."""
+    with listener_at("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_cannot_be_served(

@@ -16,7 +16,6 @@ from executor.steps.inputs import ChunkRows, DecodeRow
 from executor.steps.items import ItemBudget
 from executor.steps.runner import Batch, Runner, unread
 from executor.steps.sampler import Sampling, SamplingRow
-from superinfer.errors import SuperInferError
 
 BLOCKS = 60
 
@@ -82,11 +81,20 @@ def test_a_token_need_not_be_read_before_the_next_step(tmp_path):
     assert tokens == [second[i] for i in order]
 
 
-def test_a_step_of_more_rows_than_tokens_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("executor.steps.runner.MAX_OUTPUTS", 5)
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_step_may_give_more_tokens_than_graphs_keep(tmp_path, monkeypatch, drawn):
+    """The step after it finds them, and runs without a graph; the one after that has one again."""
+    monkeypatch.setattr("executor.steps.runner.GRAPH_OUTPUTS", 24)
     runner = runner_on(tmp_path, CPU)
-    with pytest.raises(SuperInferError, match=r"a step gives 6 tokens.*lower scheduler\.max_num"):
-        prefilled(runner, LENGTHS, BLOCKS)
+    tables, first = prefilled(runner, LENGTHS, BLOCKS)
+    runner.graphs = DryGraphs(runner, 20, BLOCKS)
+    sampling = [SamplingRow(Sampling(1.0, seed=4), 5)] * 30 if drawn else None
+    given = runner.launch(Batch.of(decodes(tables, first) * 5, [], sampling)).wait()
+    assert len(given) == 30
+    batch = Batch.of(decodes(tables, [unread(24 + row) for row in range(6)]), [])
+    assert runner._replayed(batch) is None
+    found = runner.launch(batch).wait()
+    assert found == runner._replayed(Batch.of(decodes(tables, given[24:]), [])).tolist()
 
 
 @pytest.mark.parametrize("waves", [False, True])

@@ -126,6 +126,19 @@ def test_a_wrong_shared_product_is_told(context: Context, monkeypatch: pytest.Mo
 # -- fused steps ----------------------------------------------------------------------------------
 
 
+def test_each_process_reads_a_model_of_its_own(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They rehearse side by side."""
+    read: list[str] = []
+    monkeypatch.setattr(steps, "load_model", lambda path, **_more: read.append(path))
+    context.device = "cuda"
+    for process in (7, 8):
+        monkeypatch.setattr(steps.os, "getpid", lambda process=process: process)
+        steps.layers_of_8b(context)
+    assert len({*read}) == 2 and all(Path(path).is_file() for path in read)
+
+
 @pytest.mark.slow
 def test_fused_steps_beside_those_of_now(context: Context) -> None:
     kept = dict(linear_fused.FUSED), linear_fused.TYPES

@@ -30,7 +30,7 @@ from executor.calibration.steps import (
 )
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family, middle
-from executor.calibration.timing import Deadline
+from executor.calibration.timing import Deadline, forget_workspaces
 from executor.clocks.timers import SteadyTimer, Timer, timed_by
 from executor.clocks.yardstick import timer_for
 from executor.device import executor_versions, find_device
@@ -105,6 +105,7 @@ def _measured(subject: Subject, say: Say, keep: Keep) -> Calibration:
     profile = replace(_profile(subject, found, links, rates), made_s=begin_s)
     keep(replace(profile, sources=[*profile.sources, WITHOUT_STEPS]))
     say("steps of the model")
+    forget_workspaces(subject.device)  # or they would be missing in the KV cache
     session = open_session(_config(subject), wish.loading)
     profile = _of_session(profile, session)
     steps = run_steps(subject, session, whole.left_s * (1.0 if subject.gpu else PLAIN_SHARE))

@@ -12,6 +12,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -149,12 +150,15 @@ def _run(
 
 
 def _end_with_server(loading: threading.Event) -> None:
-    """Do not load for nobody. Once that is done the end of the connection tells."""
+    """Do not load for nobody. Once that is done the end of the connection tells; but a device that
+    hangs would keep the process, and the process the device's memory.
+    """
     server = multiprocessing.parent_process()
     assert server is not None
     server.join()
-    if loading.is_set():
-        os._exit(1)
+    if not loading.is_set():
+        time.sleep(ENDING_S)
+    os._exit(1)
 
 
 def _facts_of(session: Session, started_s: float) -> Facts:

@@ -14,6 +14,7 @@ import torch
 
 from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.ops import ops_for
+from experiments.gpu_check import rows as gpu_rows
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.rows import Row
 from experiments.gpu_check.tune import int8, steps, wide
@@ -66,6 +67,23 @@ def test_kernels_are_compiled_once_before(context: Context) -> None:
     assert "skipped" in int8.widened(context, 512)
 
 
+def test_a_rehearsal_copies_no_gigabytes(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen processes rehearse at once, and what they compile needs their memory."""
+    asked: list[float] = []
+
+    def copied(device: torch.device, budget_s: float) -> float:
+        asked.append(budget_s)
+        return 1e9
+
+    monkeypatch.setattr(gpu_rows, "copy_bandwidth", copied)
+    context.rehearsal = True
+    assert gpu_rows.streamed(context, 1e6, 1e-3)["GB/s"] == 1.0
+    assert not asked
+    context.rehearsal = False
+    assert gpu_rows.streamed(context, 1e6, 1e-3)["share"] == 1.0
+    assert len(asked) == 1
+
+
 def test_all_outputs_are_checked_some_at_a_time(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +124,19 @@ def test_a_wrong_shared_product_is_told(context: Context, monkeypatch: pytest.Mo
 
 
 # -- fused steps ----------------------------------------------------------------------------------
+
+
+def test_each_process_reads_a_model_of_its_own(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They rehearse side by side."""
+    read: list[str] = []
+    monkeypatch.setattr(steps, "load_model", lambda path, **_more: read.append(path))
+    context.device = "cuda"
+    for process in (7, 8):
+        monkeypatch.setattr(steps.os, "getpid", lambda process=process: process)
+        steps.layers_of_8b(context)
+    assert len({*read}) == 2 and all(Path(path).is_file() for path in read)
 
 
 @pytest.mark.slow

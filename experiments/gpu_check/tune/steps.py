@@ -5,6 +5,7 @@ and late and in every replay, and how long beside those that run now.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -178,7 +179,8 @@ def layers_of_8b(context: Context) -> Model:
     """Two layers of Llama-3.1-8B with a small vocabulary."""
     path = tiny_config(context)
     if not context.tiny:
-        folder = context.work / "layers-8b"
+        # Of its own: processes that rehearse side by side would read what others are writing.
+        folder = context.work / f"layers-8b-{os.getpid()}"
         folder.mkdir(parents=True, exist_ok=True)
         path = str(folder / "config.json")
         (folder / "config.json").write_text(json.dumps({**SMALL, **LAYERS_OF_8B}), encoding="utf-8")

@@ -37,6 +37,23 @@ def test_what_cannot_be_opened_is_known_before_kernels(
         calibrate(wish, print)
 
 
+def test_blocks_are_counted_when_graphs_have_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a library keeps for their streams would be missing in the KV cache."""
+    done: list[str] = []
+
+    def noted(name: str, gives: Any) -> None:
+        monkeypatch.setattr(calibration, name, lambda *_given: done.append(name) or gives)
+
+    noted("kernels_in_rounds", {})
+    noted("forget_workspaces", None)
+    monkeypatch.setattr(calibration, "ceilings", lambda *_given: {})
+    monkeypatch.setattr(calibration, "measure_links", lambda *_given: {})
+    monkeypatch.setattr(calibration, "open_session", lambda *_given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        calibrate(Wish("tiny", "cpu", ModelOptions(), 0.1), lambda _: None)
+    assert done == ["kernels_in_rounds", "forget_workspaces"]
+
+
 def test_random_blocks_are_numbers_of_their_precision() -> None:
     """No NaN in any precision, and attention over them is finite."""
     layout = KVLayout(2, 2, 16, 16, torch.float32)

@@ -7,7 +7,7 @@ import torch
 from calibration_kit import CPU
 
 from executor.calibration.links import Pools, measure_links
-from executor.calibration.timing import Timing, time_calls
+from executor.calibration.timing import Timing, forget_workspaces, time_calls
 
 
 def test_longer_work_takes_longer() -> None:
@@ -30,6 +30,17 @@ def test_links_have_a_rate_and_a_setup() -> None:
     assert set(links) == {"h2d", "d2h", "both"}
     for link in links.values():
         assert link["bytes_per_s"] > 1e7 and link["setup_s"] >= 0.0
+
+
+def test_workspaces_of_graphs_that_are_gone_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU; torch without CUDA has no such function."""
+    freed: list[None] = []
+    name = "_cuda_clearCublasWorkspaces"
+    monkeypatch.setattr(torch._C, name, lambda: freed.append(None), raising=False)
+    forget_workspaces(CPU)
+    assert not freed
+    forget_workspaces(torch.device("cuda"))
+    assert len(freed) == 1
 
 
 def test_both_directions_are_queued_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""The tables of `docs/rotation.md`, from `experiments.scenarios` and `experiments.ladder`."""
+"""The tables of `docs/rotation.md`, from the studies `scenarios`, `ladder` and `lent_places`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from experiments.lent_places import TREATMENTS
 from experiments.scenarios.arms import ROTATING
 from experiments.scenarios.measures import ATTAINMENT, BATCH
 from experiments.tables.parts import Lines, Numbers, number, recorded, table
@@ -32,9 +33,17 @@ def steps(found: Numbers) -> Lines:
     return table(head, _rungs([found["scenarios"][name]["rungs"] for name in ("m-pcie", "c")]))
 
 
+def lent(found: Numbers) -> Lines:
+    """Who is in time by how the class is treated, and who with every token."""
+    rows = found["rows"]
+    head = ["KV blocks, load", *(f"`{name}`" if "=" in name else name for name in TREATMENTS)]
+    return table(head, ([_place(row), *_in_time(row["treatments"])] for row in rows))
+
+
 TABLES = {
     "how often": recorded("simulated/scenarios/summary.json", how_often),
     "rotation steps": recorded("simulated/ladder/summary.json", steps),
+    "lent places": recorded("simulated/lent-places/summary.json", lent),
 }
 
 # -- inside ---------------------------------------------------------------------------------------
@@ -60,3 +69,13 @@ def _rungs(scenarios: list[Numbers]) -> Iterator[list[str]]:
                 number(rung["total_rotations"]["mean"]),
             ]
         yield [name.removeprefix("+ "), *cells]
+
+
+def _place(row: Numbers) -> str:
+    return f"{row['kv_blocks']:,}, {row['load']:g}"
+
+
+def _in_time(treatments: Numbers) -> Iterator[str]:
+    for name in TREATMENTS:
+        met, paced = (treatments[name][f"{kind}_attainment"]["mean"] for kind in ("slo", "paced"))
+        yield f"{100 * met:.0f} ({100 * paced:.0f})"

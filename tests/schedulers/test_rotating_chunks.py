@@ -87,6 +87,25 @@ def test_no_gap_is_longer_than_the_class_tolerates() -> None:
     assert chunks(40, 1.0625, stall_s=0.5)[0] <= 448
 
 
+@pytest.mark.parametrize(("gap_s", "size"), [(None, 448), (0.375, 320)])
+def test_no_step_of_a_slower_pace_is_longer_than_another_class_tolerates(
+    gap_s: float | None, size: int
+) -> None:
+    """The slower of two streams has 0.5 s for a step, and the faster one bears 0.375 s: 95 % of
+    them leave room for 448 and 349 tokens. In 0.996 s there are two such steps, or three of 320
+    tokens: the prompt of 880 is in time with either, and not with four of 192.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25, max_stall_s=gap_s)),
+        arriving(1, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.5)),
+        arriving(2, 2**-5, 880, **promised(ttft_s=1.0)),
+    ]
+    lengths = {"r0": 40, "r1": 40, "r2": 1}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False, debts=False)
+    played = run(scheduler, requests, [40, 40, 1], 2000, cost=CHUNKY)
+    assert next(event[3] for event in played.kinds("prefill") if event[2] == "r2") == size
+
+
 def test_who_is_late_anyway_lengthens_no_step() -> None:
     """Of two prompts of 800 tokens, due in 1 s, one can be in time: in three steps of 320 tokens,
     0.984 s, but not in paced ones. A stream of 8 tokens can make up for three such steps; it could

@@ -57,7 +57,7 @@ def test_no_stream_leaves_for_one_more_than_there_are_tokens_for(
     first = promised(ttft_s=4.0)
     both = promised(ttft_s=4.0, tpot_s=4.0)
     assert b_comes(STREAM, both) == LEAVES
-    monkeypatch.setattr(Outlook, "likely_step_s", 2.0)
+    monkeypatch.setattr(Outlook, "recent_step_s", 2.0)
     assert b_comes(STREAM, both) == STAYS
     assert b_comes(promised(ttft_s=8.0), both) == LEAVES
     assert b_comes(STREAM, first) == LEAVES
@@ -92,7 +92,7 @@ def test_a_new_stream_waits_for_those_that_are_out(
     it where there are enough tokens for A and C; where there are not, it lets A come back first.
     Once nobody is on the device, nothing is waited for.
     """
-    monkeypatch.setattr(Outlook, "likely_step_s", step_s)
+    monkeypatch.setattr(Outlook, "recent_step_s", step_s)
     lines = iterations(
         told({"A": 30, "B": 2, "C": 30}),
         {"A": (20, 30), "B": (32, 2), "C": (12, 30)},
@@ -109,20 +109,43 @@ def test_a_new_stream_waits_for_those_that_are_out(
     assert ("C12 used 3" in lines) == (step_s == 2.0)
 
 
+@pytest.mark.parametrize(("stall_s", "line"), [(5.0, "B used 9"), (9.0, "C12 B used 12")])
+def test_a_new_stream_waits_for_one_that_has_to_be_back(stall_s: float, line: str) -> None:
+    """The same, and enough tokens for A and C. C has to start at once; it comes in nevertheless
+    only where A may stay out for longer.
+    """
+    lines = iterations(
+        told({"A": 30, "B": 2, "C": 30}),
+        {"A": (20, 30), "B": (32, 2), "C": (12, 30)},
+        {"B": 5, "C": 8},
+        blocks=13,
+        requests={
+            "A": promised(ttft_s=8.0, tpot_s=4.0, max_stall_s=stall_s),
+            "B": promised(ttft_s=4.0),
+            "C": promised(ttft_s=1.5, tpot_s=4.0),
+        },
+    )
+    assert lines[:5] == [*START, LEAVES]
+    assert lines[7] == line
+
+
 @pytest.mark.interpreted
 def test_each_token_of_a_paced_stream_is_waited_for_a_little_longer() -> None:
-    """It is urgent two steps and a copy ahead; with each token due, by a margin more."""
+    """It is urgent two steps and a copy ahead; by a margin more where each token is due, or no gap
+    may be longer than the class bears.
+    """
     outlook: Any = SimpleNamespace(reaction_s=lambda job: 2.5, step_s=1.0)
     waiting = Waiting(
         rotating(promotion_margin_s=0.75), outlook, TenantCounters(), AgedShare(0.1, 4.0), outlook
     )
+    treatments: list[dict[str, Any]] = [{}, {"delivery": "paced"}, {"max_stall_s": 9.0}]
     jobs = [
-        job_of(Sequence(request(0, 4, 0, **promised(tpot_s=1.0, delivery=kind))), NoLengths())
-        for kind in ("strict", "paced")
+        job_of(Sequence(request(0, 4, 0, **promised(tpot_s=1.0, **treatment))), NoLengths())
+        for treatment in treatments
     ]
     for job in jobs:
         job.seq.output_tokens = 1
-    assert [waiting.bound_s(job, 0) for job in jobs] == [2.5, 3.25]
+    assert [waiting.bound_s(job, 0) for job in jobs] == [2.5, 3.25, 3.25]
 
 
 def paced_attainment(trace: Path, **treatment: Any) -> float:

@@ -57,15 +57,16 @@ class ChunkChoice:
         """The chunk of the tightest pace, or a larger one with which less is missed.
 
         A pace that leaves room for a grain at most is not held. What is weighed against the one
-        that is are the chunks of slower paces and, with `debts`, of longer steps, these no longer
-        than the shortest gap that a stream tolerates. No more is taken than the hurried prompts
-        need.
+        that is are the chunks of slower paces and, with `debts`, of longer steps, none of them
+        longer than the shortest gap that a stream tolerates. No more is taken than the hurried
+        prompts need.
 
         With `debts` no pace is held for streams that have all lost it for good, where prompts are
         in a hurry or it could not be held anyway.
         """
+        gap_s, margin = self._device.debts.longest_gap_s, self._settings.pace_margin
         chunks = [
-            self._within(self._sizer, draft, self._settings.pace_margin * pace_s, budget)
+            self._within(self._sizer, draft, margin * min(pace_s, gap_s), budget)
             for pace_s in paces_s
         ]
         held = [place for place, tokens in enumerate(chunks) if tokens > GRAIN_TOKENS]

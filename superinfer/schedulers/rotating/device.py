@@ -63,6 +63,11 @@ class OnDevice:
         """Where the first of the prefills under way goes on."""
         return self.prefilling[0].seq.computed_tokens if self.prefilling else 0
 
+    @property
+    def prompt_tokens(self) -> int:
+        """What is left of the prefills under way."""
+        return sum([job.tokens_to_compute for job in self.prefilling])
+
     def take_place(self, job: Job, blocks: int) -> None:
         """A request comes in, with so many blocks."""
         self.places += 1

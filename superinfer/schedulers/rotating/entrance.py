@@ -23,6 +23,10 @@ MOST_LATE: Final = 0.5
 """Requests whose first tokens were given up, per request that decodes: where more of them wait, no
 stream gives its place to another. It is no burst any more that will be over before it is due.
 """
+ANSWER_SHARE: Final = 0.5
+"""Of an answer, what streams under way have left in the mean: in that time they have to get over
+the prompts that wait.
+"""
 
 
 def need_blocks(draft: Draft, job: Job) -> int:
@@ -119,12 +123,14 @@ class Entrance:
         return True
 
     def yields(self, draft: Draft, job: Job) -> bool:
-        """True if a new stream lets those that are out come back first: with it, all could not be
-        given what they are owed. Nothing is waited for while nobody is here, nor by the aged.
+        """True if a new stream lets those that are out come back first: one of them has to be back
+        by now, or with it all could not be given what they are owed. Nothing is waited for while
+        nobody is here, nor by the aged.
         """
         if job.aged or job.seq.state is not State.WAITING or not self._device.places:
             return False
-        return self._waiting.any_away and self._crowded(draft, job)
+        waiting = self._waiting
+        return waiting.any_pressing or (waiting.any_away and self._crowded(draft, job))
 
     # -- out ------------------------------------------------------------------------------------
 
@@ -188,11 +194,13 @@ class Entrance:
         return self._waiting.late > MOST_LATE * draft.batch.size or self._crowded(draft, job)
 
     def _crowded(self, draft: Draft, job: Job) -> bool:
-        """True if with a new stream more would be owed than is given while prompts are computed."""
-        settings, admission = self._settings, self._admission
+        """True if with a new stream more would be owed than is given."""
+        settings, admission, outlook = self._settings, self._admission, self._outlook
         if not (settings.admission and settings.rotation):
             return False
-        return admission.too_fast(job, draft, self._outlook.likely_step_s)
+        prompts = self._waiting.prompt_tokens + self._device.prompt_tokens
+        answer = ANSWER_SHARE * outlook.tokens_left(job, job.seq.output_tokens)
+        return admission.too_fast(job, draft, outlook.likely_step_s(prompts, answer))
 
     def _rotate_out(self, draft: Draft, job: Job, timing: Timing) -> None:
         """Copy a resident to the host, or drop its cache where that costs less."""

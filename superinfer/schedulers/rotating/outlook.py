@@ -53,16 +53,20 @@ class Outlook:
         return self._step_s
 
     @property
-    def likely_step_s(self) -> float:
-        """A step half way between one without any prefill and one with the present chunk."""
-        return 0.5 * (self.step_s + self.prefill_s(max(1, self.chunk_tokens)))
-
-    @property
-    def answer_step_s(self) -> float:
+    def recent_step_s(self) -> float:
         """A step as long as lately, when prompts were computed beside the decodes: what a token
         of an answer takes where requests wait for their turn.
         """
         return max(self.step_s, self._recent.mean_s)
+
+    def likely_step_s(self, prompt_tokens: int, answer_tokens: float) -> float:
+        """A step in the mean over so many tokens of an answer: as long as lately, and longer for
+        prompts of so many tokens that wait to be computed beside it.
+        """
+        chunk, alone_s = max(1, self.chunk_tokens), self.step_s
+        with_chunk_s, recent_s = self.prefill_s(chunk), self.recent_step_s
+        share = prompt_tokens / (chunk * max(1.0, answer_tokens))
+        return min(max(with_chunk_s, recent_s), recent_s + share * (with_chunk_s - alone_s))
 
     def prefill_s(self, tokens: int) -> float:
         """A prompt of so many tokens beside the present decodes, in chunks of the present size."""
@@ -125,4 +129,4 @@ class Outlook:
         if job.end_due_s == inf:
             return inf
         left = self.tokens_left(job, given_tokens)
-        return job.end_due_s - COMPLETION_MARGIN * (lead_s + left * self.answer_step_s)
+        return job.end_due_s - COMPLETION_MARGIN * (lead_s + left * self.recent_step_s)

@@ -35,8 +35,8 @@ class Settings:
     """Share of the tightest pace among resident streams that a step may take: room for an error
     of 5 % in the predicted step time, what calibrated profiles promise."""
     promotion_margin_s: float = 0.3
-    """A first token is urgent so long before its latest start, plus two steps and a copy: about
-    one long step and its neighbours."""
+    """A first token, or the next one of a stream whose class bounds every gap, is urgent so long
+    before its latest start, plus two steps and a copy: about one long step and its neighbours."""
     promotion_share: float = 1.0
     """The same as a share of the TTFT target; the larger one counts. 1 lets nobody who was
     promised a first token wait behind somebody who was not."""

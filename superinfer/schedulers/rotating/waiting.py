@@ -54,6 +54,12 @@ class Waiting:
         """Whose first token was given up."""
         self._streams: dict[Job, None] = {}
         """Who has begun and is owed a pace."""
+        self._pressing: dict[Job, None] = {}
+        """Those of them that are urgent."""
+        self._prompts: dict[Job, int] = {}
+        """Whose first token is wanted in time, and what has to be computed for it."""
+        self.prompt_tokens = 0
+        """The sum of these."""
         self.fair_step = 0
         """Step of the decode batch at which tenants are compared: when somebody last came or went.
         In between nobody can come in for whom there was no room, whoever's turn it were."""
@@ -72,8 +78,11 @@ class Waiting:
             self._late[job] = None
         elif job.owed_rate and job.hurried:
             self._streams[job] = None
+            self._press(job)
         elif job.hurried:
             self._answers.add(job)
+        if job.hurried and not job.seq.output_tokens:
+            self._count_prompt(job)
 
     def comes_in(self, job: Job) -> None:
         """A request has a place on the device: it does not wait here any more."""
@@ -85,6 +94,8 @@ class Waiting:
         """A request does not wait any more, or has ended."""
         self._late.pop(job, None)
         self._streams.pop(job, None)
+        self._pressing.pop(job, None)
+        self.prompt_tokens -= self._prompts.pop(job, 0)
         self._answers.discard(job)
 
     @property
@@ -98,6 +109,11 @@ class Waiting:
         return any(job.seq.state is State.SWAPPED for job in self._streams)
 
     @property
+    def any_pressing(self) -> bool:
+        """True if one of them is urgent."""
+        return any(job.seq.state is State.SWAPPED for job in self._pressing)
+
+    @property
     def away(self) -> Job | None:
         """Of the streams that wait on the host, the one that has to be back first."""
         away = [job for job in self._streams if job.seq.state is State.SWAPPED]
@@ -109,6 +125,7 @@ class Waiting:
         if job is not None:
             job.level -= 1
             self._queue(job)
+            self._press(job)
         return job
 
     def age(self, now: float) -> Job | None:
@@ -194,12 +211,21 @@ class Waiting:
         if not job.seq.output_tokens:
             ttft_s = job.seq.request.slo.ttft_s or 0.0
             urgent_s += max(settings.promotion_margin_s, settings.promotion_share * ttft_s)
-        elif job.paced:
-            urgent_s += settings.promotion_margin_s  # one token that is late is one too many
+        elif job.paced or job.stall_s < inf:  # one token that is late is one too many
+            urgent_s += settings.promotion_margin_s
         unit_s = settings.level_steps * self._outlook.step_s
         return max(urgent_s, LEVEL_UNITS[level] * unit_s)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _count_prompt(self, job: Job) -> None:
+        tokens = job.tokens_to_compute
+        self.prompt_tokens += tokens - self._prompts.get(job, 0)
+        self._prompts[job] = tokens
+
+    def _press(self, job: Job) -> None:
+        if job.level == 0 and job in self._streams:
+            self._pressing[job] = None
 
     def _queue(self, job: Job) -> None:
         settings = self._settings

@@ -60,8 +60,8 @@ ORDER: dict[str, Entry] = {
 say; then what looks for better tiles, and others."""
 CALLS: dict[str, tuple[str, ...]] = {
     "a": (
-        *("env", "kernels", "graphs", "floors", "tokens", "tune", "70b", "memcheck", "showcase"),
-        *("peers", "serve", "marks"),
+        *("env", "kernels", "graphs", "floors", "serve", "tune", "tokens", "peers", "memcheck"),
+        *("showcase", "marks"),
     ),
     "b": (
         *("kernels", "graphs", "floors", "calibrate-8b", "scenarios", "70b", "calibrate-70b"),

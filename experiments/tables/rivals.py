@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.rotasched.measures import GAP, THROUGHPUT, TPOT, TTFT
+from experiments.rotasched.measures import BOTH, GAP, LONG, THROUGHPUT, TPOT, TTFT
 from experiments.rotasched.settings import ARMS, REPO, ROTATING
 from experiments.tables.parts import Lines, Numbers, recorded, table
 
 PAGE = "docs/rivals.md"
 FILE = "simulated/rotasched/summary.json"
 SWEPT = "qwen2.5-32b"
+SHOWN = (TTFT, TPOT, BOTH, GAP, LONG, THROUGHPUT)
 
 
 def sweep(found: Numbers) -> Lines:
     """One model over the rates."""
-    head = ["", "requests/s", "TTFT in time (%)", "TPOT in time (%)", "P99 gap (ms)"]
-    return table([*head, "tokens/s"], _sweep(found["sweeps"][SWEPT]))
+    head = ["", "requests/s", "TTFT in time (%)", "TPOT in time (%)", "both (%)", "P99 gap (ms)"]
+    return table([*head, LONG.title, "tokens/s"], _sweep(found["sweeps"][SWEPT]))
 
 
 def links(found: Numbers) -> Lines:
@@ -39,5 +40,5 @@ TABLES = {"rotasched sweep": recorded(FILE, sweep), "rotasched links": recorded(
 def _sweep(found: Numbers) -> Iterator[list[str]]:
     for place, rate in enumerate(found["rates_per_s"]):
         for arm, points in found["arms"].items():
-            cells = [each.mean(points[place]) for each in (TTFT, TPOT, GAP, THROUGHPUT)]
+            cells = [each.mean(points[place]) for each in SHOWN]
             yield [ARMS[arm].label, f"{rate:g}", *cells]

@@ -24,6 +24,7 @@ from superinfer.lab.other_folders import what_lies_in
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.records.run import Ints, Timeline
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -317,7 +318,8 @@ def _plain(value: object) -> object:
         return os.fspath(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    raise ConfigError(f"cannot store a {type(value).__name__} in a result folder: {value!r}")
+    kind = type(value).__name__
+    raise ConfigError(f"cannot store a {kind} in a result folder: {shown_value(value)}")
 
 
 def _without_nulls(value: Any) -> Any:

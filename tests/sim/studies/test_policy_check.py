@@ -206,6 +206,33 @@ def test_a_fault_is_told_once() -> None:
     assert told_once([one, two], "unfit") == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "like"),
+    [
+        ("at 0.5 s prefill of 1", "at 1.25e-05 s prefill of 12"),
+        ("1 blocks are held", "1,024 blocks are held"),
+        ("'vllm_v1' (own.py:7): KeyError: 3", "'vllm_v1' (own.py:7): KeyError: 4"),
+    ],
+)
+def test_faults_that_differ_in_numbers_are_told_as_the_first(fault: str, like: str) -> None:
+    findings = [Finding(SCARCE, fault=fault), Finding(CUT, fault=like), Finding(CUT, fault=fault)]
+    assert told_once(findings, "fault") == [
+        f"{place(SCARCE)}, and the like under 2 other conditions: {fault}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "other"),
+    [
+        ("own.py:7: no", "own.py:8: no"),
+        ("scheduler 'vllm_v1'", "scheduler 'vllm_v2'"),
+        ("a request ended 2 times", "a request did not end"),
+    ],
+)
+def test_faults_of_other_places_are_told_each(fault: str, other: str) -> None:
+    assert len(told_once([Finding(SCARCE, fault=fault), Finding(CUT, fault=other)], "fault")) == 2
+
+
 def test_what_is_said() -> None:
     assert place(SCARCE) == "KV memory 4,000 tokens, lag 0, prefix cache"
     assert place(CUT) == "KV memory 24,000 tokens, lag 1, prefix cache, cut off at 3 s"

@@ -21,6 +21,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
 from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.lab.other_folders import what_lies_in
+from superinfer.lab.summary_form import check_summary
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.records.run import Ints, Timeline
@@ -34,9 +35,6 @@ REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
 STEPS = "steps.parquet"
 """Of a device's run alone."""
 
-_SUMMARY_VERSION = 1
-_SECTIONS = ("classes", "tenants", "counters", "load", "trust", "run")
-"""Objects of a summary."""
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
 
@@ -151,13 +149,11 @@ def load_run(folder: Path | str) -> Run:
     """Read the summary and the settings of a result folder.
 
     Its tables are read when they are first asked for. Raises InputError where `summary.json` is
-    missing or of another version, or one of the two cannot be read.
+    missing, of another version or not of its form, or one of the two cannot be read.
     """
     folder = Path(folder)
     summary = _read(folder / SUMMARY, json.loads)
-    if not isinstance(summary, dict):
-        raise InputError("expected a JSON object", file=str(folder / SUMMARY))
-    _check_summary(summary, folder / SUMMARY)
+    check_summary(summary, folder / SUMMARY)
     config = _read(folder / CONFIG, tomllib.loads) if (folder / CONFIG).exists() else {}
     settings = {key: value for key, value in config.items() if key not in ("version", MADE_BY)}
     return Run(folder, summary, settings)
@@ -276,16 +272,6 @@ def _settle(staged: Path, folder: Path) -> Path:
         target = folder.with_name(f"{folder.name}-{number}")
 
 
-def _check_summary(summary: dict[str, Any], path: Path) -> None:
-    """Refuse another version, and what is no object where readers go further down."""
-    if (version := summary.get("version", _SUMMARY_VERSION)) != _SUMMARY_VERSION:
-        expected = f"version: expected {_SUMMARY_VERSION}, got {version!r:.40}"
-        raise InputError(expected, file=str(path))
-    for key in _SECTIONS:
-        if not isinstance(found := summary.get(key), dict | None):
-            raise InputError(f"{key}: expected an object, got {found!r:.40}", file=str(path))
-
-
 def _read(path: Path, parse: Any) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
@@ -297,7 +283,7 @@ def _read(path: Path, parse: Any) -> Any:
         raise InputError(f"expected a result folder{reason}", file=str(path.parent)) from None
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read: {first_line(error)}", file=str(path)) from error
 
 

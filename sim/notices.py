@@ -27,7 +27,7 @@ from superinfer.records.run import Floats
 from superinfer.request import DEFAULT_CLASS, Request
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 Points = Mapping[tuple[str, str], Config]

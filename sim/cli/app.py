@@ -37,7 +37,7 @@ from sim.cli.tune import tune
 from superinfer.errors import SuperInferError
 from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
-from traces.cli import app as traces_app
+from traces.cli.app import app as traces_app
 
 INTERRUPTED = 130
 

@@ -11,7 +11,7 @@ import typer
 from sim.cli.options import names_in
 from superinfer.errors import ConfigError
 from superinfer.outputs import check_writable
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
     from traces.workload import Workload

@@ -10,7 +10,7 @@ import typer
 
 from superinfer.lab.complaints import complain
 from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Workloads for each condition.")]
 CheckedRouter = Annotated[

@@ -43,9 +43,9 @@ from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
-from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
 from traces.loading import is_spec
+from traces.printing import print_out, print_table
 
 MOST_SEEDS = 10_000
 """Runs of one arm; more are a mistake."""

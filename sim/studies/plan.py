@@ -36,7 +36,7 @@ from superinfer.lab.studies.bisect import Fewest
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.targets import KINDS, outcomes
 from superinfer.metrics import RunMetrics
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 PLAN, PICTURE = "plan.json", "goodput.png"

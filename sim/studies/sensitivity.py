@@ -40,7 +40,7 @@ from superinfer.lab.studies.differences import Difference, check_metrics, differ
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 RESULT = "sensitivity.json"
 HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"

@@ -48,7 +48,7 @@ from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 MOST_CHECKS = 8

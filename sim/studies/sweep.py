@@ -31,7 +31,7 @@ from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
 from superinfer.outputs import replacing
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 SWEEP, TABLE = "sweep.json", "sweep.parquet"
 POINTS = "points"

@@ -86,7 +86,7 @@ def train_reuse(
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse import train, write_weights
 
-    check_writable(output, file=True)
+    check_writable(output, file=True, inputs=traces)
     workloads = [_workload(trace, None) for trace in traces]
     parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
     names = ", ".join(load.name for load in workloads)

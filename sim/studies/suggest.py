@@ -195,7 +195,7 @@ def suggest_command(config: Config, wish: Wish) -> int:
     Raises ConfigError for a class that the trace does not have and for settings that cannot run.
     """
     if wish.out is not None:
-        check_writable(wish.out, file=True)
+        check_writable(wish.out, file=True, inputs=[config.run.trace])
     warn_of_notes(config)
     build_engine(config)
     say_of_parts(as_point(config))

@@ -44,11 +44,7 @@ def check_output(output: str, *inputs: str, as_json: bool) -> None:
         if as_json:
             raise ConfigError("--json: expected a file as --output, got - for standard output")
         return
-    path = Path(output)
-    check_writable(path, file=True)
-    for each in inputs:
-        if path.is_file() and Path(each).is_file() and path.samefile(each):
-            raise InputError("expected another file than the one that is read", file=output)
+    check_writable(Path(output), file=True, inputs=inputs)
 
 
 def write(workload: Workload, output: str, as_json: bool) -> None:

@@ -140,6 +140,7 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--out", "t.jsonl/r"], "--out: t.jsonl/r: cannot write here: Not a directory"),
     (["--out", "/proc/none/r"], "--out: /proc/none/r: cannot write here"),
     (["--out", "x" * 300], "File name too long"),
+    (["--out", "r\udcff"], "--out: r\\udcff: expected a name in UTF-8"),
     (["--rate-scale", "1e-300"], "run.rate_scale: expected a number >= 1e-06"),
 ]
 

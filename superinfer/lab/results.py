@@ -24,6 +24,7 @@ from superinfer.lab.other_folders import what_lies_in
 from superinfer.lab.summary_form import check_summary
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
+from superinfer.pipes import refuse_pipe
 from superinfer.records.run import Ints, Timeline
 from superinfer.settings import shown_value
 
@@ -34,6 +35,16 @@ SUMMARY, CONFIG = "summary.json", "config.toml"
 REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
 STEPS = "steps.parquet"
 """Of a device's run alone."""
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    REQUESTS: (
+        *("request_id", "tenant", "class", "arrival_s", "queue_s", "ttft_ms", "tpot_ms", "e2el_ms"),
+        *("max_itl_ms", "input_tokens", "output_tokens", "recomputed_tokens", "preemptions"),
+        *("rotations", "state", "reject_reason", "slo_met"),
+    ),
+    TIMELINE: ("t_s", "waiting", "running", "referenced_blocks", "cached_blocks", "host_blocks"),
+    ITL: ("class", "gap_ms", "weight"),
+}
+"""Columns that pages and pictures are made of."""
 
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
@@ -104,7 +115,8 @@ class Run:
             frame: pd.DataFrame = getattr(self, table)
             return {name: _values(frame[name]) for name in frame.columns}
         if table not in self._stored:
-            self._stored[table] = read_columns(self.folder / f"{table}.parquet")
+            file = f"{table}.parquet"
+            self._stored[table] = read_columns(self.folder / file, NEEDED[file])
         return self._stored[table]
 
 
@@ -273,6 +285,7 @@ def _settle(staged: Path, folder: Path) -> Path:
 
 
 def _read(path: Path, parse: Any) -> Any:
+    refuse_pipe(path)
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

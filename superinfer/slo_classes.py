@@ -121,7 +121,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise InputError("expected UTF-8 text", file=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"expected a TOML file, got: {text}", file=str(path)) from None
 

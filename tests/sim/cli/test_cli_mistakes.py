@@ -208,6 +208,12 @@ def test_bad_traces(cli: Cli, folder: Path, text: str, words: str) -> None:
     assert not (folder / "runs").exists()
 
 
+def test_classes_that_are_nested_too_deeply(cli: Cli, folder: Path) -> None:
+    (folder / "deep.toml").write_text("x = " + "[" * 100_000)
+    answer = cli("run", "t.jsonl", "--classes", "deep.toml")
+    only_error(answer, 2, "deep.toml: expected a TOML file, got: ")
+
+
 def test_missing_traces(cli: Cli) -> None:
     only_error(cli("run", "none.jsonl"), 2, "none.jsonl: expected a trace file, got no such file")
     only_error(cli("run", "."), 2, "expected a trace file, got a directory")

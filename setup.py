@@ -1,4 +1,5 @@
-"""Compile the hot path to machine code with mypyc; all else of the build is in `pyproject.toml`.
+"""Compile the hot path to machine code with mypyc, and leave studies out of a wheel; all else of
+the build is in `pyproject.toml`.
 
 `make compile` does it in a checkout, `SUPERINFER_COMPILE=1 pip install .` in an installation. It
 needs a C compiler. Without it everything works the same from its sources, several times slower.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 MODULES = {
     "superinfer": "batch heaps plan request sequence",
@@ -61,6 +63,16 @@ def build_requirements() -> list[str]:
     return [line for line in (ROOT / "constraints.txt").read_text().split() if wanted.match(line)]
 
 
+class BuildPackages(build_py):
+    """Leaves out of a wheel what runs in a checkout alone: studies read and write files there."""
+
+    def finalize_options(self) -> None:
+        """Choose the packages."""
+        super().finalize_options()
+        if not self.editable_mode:
+            self.packages = [each for each in self.packages if each.split(".")[0] != "experiments"]
+
+
 class BuildCore(build_ext):
     """Leaves behind what the modules were compiled from, so that nobody runs stale ones."""
 
@@ -79,7 +91,7 @@ class BuildCore(build_ext):
 
 
 if os.environ.get("SUPERINFER_COMPILE", "0") in {"", "0"}:
-    setup()
+    setup(cmdclass={"build_py": BuildPackages})
 else:
     try:
         from mypyc.build import mypycify
@@ -91,4 +103,5 @@ else:
         extensions = mypycify(
             sources(), opt_level="2", debug_level="0", multi_file=True, group_name="superinfer"
         )
-        setup(ext_modules=extensions, cmdclass={"build_ext": BuildCore})
+        commands = {"build_py": BuildPackages, "build_ext": BuildCore}
+        setup(ext_modules=extensions, cmdclass=commands)

@@ -257,7 +257,7 @@ def _say_of_letters(summary: Summary) -> None:
 
 def show(summary: Summary, as_json: bool) -> None:
     """The summary on standard output."""
-    from traces.cli import print_out, print_table
+    from traces.printing import print_out, print_table
 
     if as_json:
         print_out(summary_json(summary))

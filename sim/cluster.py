@@ -28,6 +28,7 @@ from superinfer.routers.base import Router
 from superinfer.routers.view import ReplicaView
 from superinfer.schedulers.rotating.lengths import HistogramLengths
 from superinfer.sequence import Sequence as Live
+from superinfer.settings import shown_value
 
 
 class SeenOracle(Oracle):
@@ -109,7 +110,7 @@ class Cluster:
         with suppress(TypeError):
             if 0 <= (number := index(answer)) <= last:
                 return number
-        raise PlanError(f"route: expected a replica from 0 to {last}, got {answer!r}")
+        raise PlanError(f"route: expected a replica from 0 to {last}, got {shown_value(answer)}")
 
     def listen(self) -> None:
         """Tell each view who ends on its replica, before anybody else hears of it."""

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from numpy import isfinite, nanmin
+from numpy import isfinite
 
 from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
@@ -23,10 +23,11 @@ from superinfer.lab.trust import warnings_of
 from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
+from superinfer.records.run import Floats
 from superinfer.request import DEFAULT_CLASS, Request
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 Points = Mapping[tuple[str, str], Config]
@@ -246,13 +247,19 @@ def _say_of_targets_out_of_reach(metrics: RunMetrics, summary: Summary) -> None:
     view = metrics.view
     taken_s = {"ttft_ms": view.ttft_s, "tpot_ms": view.tpot_s, "e2el_ms": view.e2el_s}
     for name, rows in metrics.class_rows().items():
-        done = rows[view.finished[rows]]
-        for key, target in (summary["classes"][name]["slo"] or {}).items():
-            times_s = taken_s[key][done] if key in taken_s else done[:0]
-            quickest_ms = 1000 * float(nanmin(times_s)) if isfinite(times_s).any() else 0.0
+        finished = rows[view.finished[rows]]
+        targets = summary["classes"][name]["slo"] or {}
+        for key, times_s in taken_s.items():
+            target, quickest_ms = targets.get(key), _shortest_ms(times_s[finished])
             if target and quickest_ms > FAR * target:
                 missed = f"{key} of {target:g}: the quickest request took {quickest_ms:,.4g} ms"
                 say(f"warning: class {name} is far from its {missed}")
+
+
+def _shortest_ms(times_s: Floats) -> float:
+    """The shortest of times, of which those that there are not are NaN; 0 where there is none."""
+    known_s = times_s[isfinite(times_s)]
+    return 1000 * float(known_s.min()) if known_s.size else 0.0
 
 
 def _say_if_nobody_was_measured(config: Config, summary: Summary) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from superinfer.errors import InputError, SuperInferError
 
 
-def check_writable(path: Path, *, file: bool = False) -> None:
+def check_writable(path: Path, *, file: bool = False, inputs: Iterable[str | Path] = ()) -> None:
     """Raise InputError unless a result can be written at `path`: to be asked before the work that
-    leads to it begins. Nothing is left behind. `file`: it may take the place of another file; else
-    it is a folder, which may be there. Folders above it need not exist.
+    leads to it begins. Nothing is left behind. `file`: it may take the place of another file, but
+    not of `inputs`, from which it is made; else it is a folder, which may be there. Folders above
+    it need not exist.
     """
+    _check_name(path)
     try:
         _check_kind(path, file=file)
+        _check_inputs(path, inputs)
         if file and path.exists():
             with path.open("a"):
                 pass
@@ -70,6 +73,20 @@ def _check_kind(path: Path, *, file: bool) -> None:
         raise InputError("expected a file, got a folder", file=str(path))
     if not file and path.exists() and not path.is_dir():
         raise InputError("expected a folder, got a file", file=str(path))
+
+
+def _check_name(path: Path) -> None:
+    """Tables are written by a library that takes no other names."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError("expected a name in UTF-8", file=ascii(str(path))[1:-1]) from None
+
+
+def _check_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
+    for each in inputs:
+        if path.is_file() and Path(each).is_file() and path.samefile(each):
+            raise InputError("expected another file than the one that is read", file=str(path))
 
 
 def _is_stream(path: Path) -> bool:

@@ -50,6 +50,17 @@ def unknown(what: str, key: str, known: Iterable[str], lead: str) -> str:
     return f"{what}: unknown{did_you_mean(key, names)}; {lead}: {there}"
 
 
+def shown_value(value: object) -> str:
+    """A value in a complaint, cut off where it is long. It may be of any kind: what a policy of the
+    user's answers, a number with more digits than Python writes.
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
 def expected_words(message: str) -> str | None:
     """What a refusal by msgspec expected: "an integer >= 1" for "Expected `int` >= 1"; None where
     it names no kind of value.
@@ -73,6 +84,7 @@ def kind_words(kinds: Iterable[str]) -> str:
 # -- inside ---------------------------------------------------------------------------------------
 
 
+_SHOWN_CHARACTERS = 60
 _MOST_MEANT = 3
 """Names that begin with a key, so many are shown."""
 _ALMOST = 0.9

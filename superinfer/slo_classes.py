@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from superinfer.errors import ConfigError, InputError
 from superinfer.pipes import refuse_pipe
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
-from superinfer.settings import did_you_mean
+from superinfer.settings import did_you_mean, shown_value
 
 _T = TypeVar("_T")
 
@@ -92,11 +92,11 @@ def load_classes(path: str | Path) -> dict[str, SLOClass]:
     for key in document.keys() - {"classes", "version"}:
         raise ConfigError(f"{path}: {key}: expected only [classes.<name>] tables")
     if document.get("version", 1) != 1:
-        raise ConfigError(f"{path}: version: expected 1, got {document['version']!r}")
+        raise ConfigError(f"{path}: version: expected 1, got {shown_value(document['version'])}")
     tables = document.get("classes", {})
     if not isinstance(tables, dict):
         raise ConfigError(
-            f"{path}: classes: expected [classes.<name>] tables, got {_shown(tables)}"
+            f"{path}: classes: expected [classes.<name>] tables, got {shown_value(tables)}"
         )
     return _add_tables(path, tables)
 
@@ -121,7 +121,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise InputError("expected UTF-8 text", file=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"expected a TOML file, got: {text}", file=str(path)) from None
 
@@ -133,7 +133,7 @@ class _ClassTable:
         self._place = f"classes.{name}"
         self._name = name
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{self._place}: expected a table, got {_shown(table)}")
+            raise ConfigError(f"{self._place}: expected a table, got {shown_value(table)}")
         self._table = table
         for key, value in table.items():
             if key not in _KEYS:
@@ -207,10 +207,5 @@ class _ClassTable:
         return ConfigError(f"{self._place}.{key}: {hint}")
 
     def _fault(self, key: str, expected: str) -> ConfigError:
-        got = _shown(self._table[key])
+        got = shown_value(self._table[key])
         return ConfigError(f"{self._place}.{key}: expected {expected}, got {got}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

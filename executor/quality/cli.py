@@ -18,7 +18,7 @@ from executor.shipped import HELDOUT, TINY, documents
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.outputs import check_writable
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -37,7 +37,7 @@ from sim.cli.tune import tune
 from superinfer.errors import SuperInferError
 from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
-from traces.cli import app as traces_app
+from traces.cli.app import app as traces_app
 
 INTERRUPTED = 130
 
@@ -175,11 +175,15 @@ def main() -> None:
 
 def _mend_streams() -> None:
     """Print what the terminal's encoding lacks as escapes; a closed stream takes everything."""
-    sys.stdout = sys.stdout or io.StringIO()
-    sys.stderr = sys.stderr or io.StringIO()
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
 
 
 def _import_from(folder: str) -> None:

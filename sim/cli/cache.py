@@ -11,7 +11,7 @@ import typer
 from sim.cli.options import names_in
 from superinfer.errors import ConfigError
 from superinfer.outputs import check_writable
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
     from traces.workload import Workload
@@ -86,7 +86,7 @@ def train_reuse(
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse import train, write_weights
 
-    check_writable(output, file=True)
+    check_writable(output, file=True, inputs=traces)
     workloads = [_workload(trace, None) for trace in traces]
     parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
     names = ", ".join(load.name for load in workloads)

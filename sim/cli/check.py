@@ -10,7 +10,7 @@ import typer
 
 from superinfer.lab.complaints import complain
 from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Workloads for each condition.")]
 CheckedRouter = Annotated[
@@ -37,8 +37,9 @@ def check_policy(
     from sim.studies.policy_check_page import findings_json, findings_table, told_once
     from superinfer.lab.config import load_config
 
-    loaded = load_config(config, settings or (), scheduler=scheduler, memory=memory, router=router)
-    chosen = with_replicas(loaded, router)
+    chosen = with_replicas(
+        load_config(config, settings or (), scheduler=scheduler, memory=memory, router=router)
+    )
     found = check_policies(chosen, range(seeds))
     if as_json:
         print_out(json.dumps(findings_json(chosen, found), indent=2))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superinfer.outputs import check_writable
-from traces.cli import errors_on_stderr, print_out, print_table
+from traces.printing import errors_on_stderr, print_out, print_table
 
 if TYPE_CHECKING:
     from superinfer.costs import Profile

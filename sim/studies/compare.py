@@ -32,6 +32,7 @@ from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
@@ -43,9 +44,9 @@ from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
-from traces.cli import print_out, print_table
 from traces.generate.workload import MAX_SEED
 from traces.loading import is_spec
+from traces.printing import print_out, print_table
 
 MOST_SEEDS = 10_000
 """Runs of one arm; more are a mistake."""
@@ -98,7 +99,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
         _place(result, study.seeds, root)
         _conclude(study, result, root, options)
         _warn(result)
-        runs = [run for name in result.folders for run in result.runs(name)]
+        runs = [run for name in result.folders for run in whole_runs(result, name)]
         if runs:
             say_without_targets(*(run.summary for run in runs))
             say_of_cut(*(run.summary for run in runs))
@@ -232,7 +233,7 @@ def _conclude(study: Study, result: StudyResult, root: Path, options: RunOptions
     """Write and show the differences between the arms that are complete, if the reference is."""
     if next(iter(study.arms)) not in result.folders or len(result.folders) < 2:
         return
-    runs = {name: result.runs(name) for name in result.folders}
+    runs = {name: whole_runs(result, name) for name in result.folders}
     found = compared(runs)
     text = json.dumps(comparison(runs, found, result, root), indent=2)
     write_outcome(root / COMPARISON, text)
@@ -269,7 +270,7 @@ def _warn(result: StudyResult) -> None:
     first one that was sent more than it could serve.
     """
     for name in result.folders:
-        runs = result.runs(name)
+        runs = whole_runs(result, name)
         worst = _worst(runs)
         if warning := range_warning(worst.summary["trust"]):
             say(f"warning: {_place_of(name, worst, runs)}: {warning}")

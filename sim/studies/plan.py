@@ -25,6 +25,7 @@ from sim.run import build_engine
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
 from sim.studies.suggest import alone
+from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
@@ -36,7 +37,7 @@ from superinfer.lab.studies.bisect import Fewest
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.targets import KINDS, outcomes
 from superinfer.metrics import RunMetrics
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 PLAN, PICTURE = "plan.json", "goodput.png"
@@ -259,7 +260,7 @@ def _run(
         candidate = by_name[failure.run.arm]
         candidate.failure, candidate.search = failure.reason, None
     for name in result.folders:
-        note(by_name[name], result.runs(name)[0].summary)
+        note(by_name[name], whole_runs(result, name)[0].summary)
 
 
 def _wanted(candidate: Candidate) -> int | None:

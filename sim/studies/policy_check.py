@@ -31,7 +31,6 @@ from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
-from superinfer.lab.config.run import RunConfig
 from superinfer.sequence import Sequence as Live
 from superinfer.sequence import State
 from traces.workload import Workload
@@ -109,12 +108,9 @@ def check_policies(config: Config, seeds: Sequence[int]) -> list[Finding]:
     return found
 
 
-def with_replicas(config: Config, router: str | None) -> Config:
-    """The configuration with replicas for a router: `router` if one was asked for, or the one that
-    the configuration chooses or sets.
-    """
-    asked = router is not None or config.router or config.run.router != RunConfig().router
-    if not asked or config.run.replicas > 1:
+def with_replicas(config: Config) -> Config:
+    """The configuration with replicas for the router that it names."""
+    if not config.router_named or config.run.replicas > 1:
         return config
     return replace(config, run=structs.replace(config.run, replicas=REPLICAS))
 

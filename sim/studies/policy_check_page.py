@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sim.studies.policy_check import Condition, Finding, place
+from sim.studies.policy_check import Finding, place
 from superinfer.lab.config import Config
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NUMBER: Final = re.compile(r"(?<![\w:.])\d+(?:[.,]\d+)*(?:e[+-]\d+)?")
+"""Not a part of a name, and not the line of a file."""
 _CONDITION = ("KV memory", "Lag", "Prefix cache", "Cut off")
 _COUNTS = ("Requests", "Finished", "Rejected", "Failed", "Preemptions")
 
@@ -46,23 +49,31 @@ def findings_json(config: Config, found: Sequence[Finding]) -> dict[str, Any]:
 
 def told_once(found: Sequence[Finding], what: str) -> list[str]:
     """Each `fault`, or each that is `unfit`, once: with the first condition that shows it, and how
-    many others do.
+    many others do. Those that differ in numbers alone, such as times, are told as the first one.
     """
-    places: dict[str, list[Condition]] = {}
+    alike: dict[str, list[Finding]] = {}
     for finding in found:
         if line := getattr(finding, what):
-            places.setdefault(line, []).append(finding.condition)
-    return [f"{_places(each)}: {line}" for line, each in places.items()]
+            alike.setdefault(_without_numbers(line), []).append(finding)
+    return [f"{_places(each, what)}: {getattr(each[0], what)}" for each in alike.values()]
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _places(conditions: Sequence[Condition]) -> str:
-    first, *others = conditions
+def _without_numbers(line: str) -> str:
+    return _NUMBER.sub("0", line)
+
+
+def _places(findings: Sequence[Finding], what: str) -> str:
+    first, *others = findings
+    if not others:
+        return place(first.condition)
+    like = (
+        "" if all(getattr(first, what) == getattr(each, what) for each in others) else "the like "
+    )
     plural = "s" if len(others) > 1 else ""
-    more = f", and under {len(others)} other condition{plural}" if others else ""
-    return place(first) + more
+    return f"{place(first.condition)}, and {like}under {len(others)} other condition{plural}"
 
 
 def _conditions(finding: Finding) -> tuple[str, ...]:

@@ -59,13 +59,19 @@ def _comparison_again(folder: Path) -> Path:
 def _beside_each_other(folders: Sequence[Path], out: Path | None) -> Path:
     arms = {name: [run] for name, run in named_runs(folders).items()}
     first = next(iter(arms.values()))[0]
-    out = out or default_folder(first.summary["run"]["run"]["trace"], "report")
+    out = out or default_folder(_trace_of(first), "report")
     check_folder(out)
     if (out / SUMMARY).exists():
         raise ConfigError(f"--out: expected a folder of its own, got the result {out}")
     out.mkdir(parents=True, exist_ok=True)
     _compare(arms, out)
     return out
+
+
+def _trace_of(run: Run) -> str:
+    """The name of its trace, as far as its summary says."""
+    settings = (run.summary.get("run") or {}).get("run") or {}
+    return settings.get("trace") or ""
 
 
 def _compare(arms: Mapping[str, Sequence[Run]], out: Path) -> None:

@@ -25,6 +25,7 @@ from sim.studies.compare import STDIN, Simulate, check_seeds, seeds_from, warn_o
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
 from superinfer.costs.profile import Profile
@@ -40,7 +41,7 @@ from superinfer.lab.studies.differences import Difference, check_metrics, differ
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 RESULT = "sensitivity.json"
 HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
@@ -96,7 +97,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
         for failure in result.failures:
             say(f"error: {failure}")
         if not result.failures:
-            runs = {key: result.runs(name) for key, name in names.items()}
+            runs = {key: whole_runs(result, name) for key, name in names.items()}
             _conclude(list(arms), question, runs, root)
             _warn(arms, runs)
             finish(root)

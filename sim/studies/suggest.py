@@ -48,7 +48,7 @@ from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 MOST_CHECKS = 8
@@ -195,7 +195,7 @@ def suggest_command(config: Config, wish: Wish) -> int:
     Raises ConfigError for a class that the trace does not have and for settings that cannot run.
     """
     if wish.out is not None:
-        check_writable(wish.out, file=True)
+        check_writable(wish.out, file=True, inputs=[config.run.trace])
     warn_of_notes(config)
     build_engine(config)
     say_of_parts(as_point(config))

@@ -21,6 +21,7 @@ from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.columns import write_columns
@@ -31,7 +32,7 @@ from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
 from superinfer.outputs import replacing
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 
 SWEEP, TABLE = "sweep.json", "sweep.parquet"
 POINTS = "points"
@@ -172,7 +173,7 @@ def _run(
         result = run_study(replace(study, arms=named), report)
     if result.reused:
         say(f"{result.reused} of {len(named) * (len(study.seeds) or 1)} runs were there before")
-    points = [Point(*keys[text], tuple(result.runs(text))) for text in result.folders]
+    points = [Point(*keys[text], tuple(whole_runs(result, text))) for text in result.folders]
     return points, [str(failure) for failure in result.failures]
 
 

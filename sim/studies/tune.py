@@ -40,7 +40,7 @@ from superinfer.lab.studies.space import Space, check_space, derived_space, read
 from superinfer.lab.studies.study import Study
 from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
 from superinfer.outputs import check_writable, replacing
-from traces.cli import print_out, print_table
+from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 TUNE, BEST, FRONT = "tune.json", "best.toml", "front"

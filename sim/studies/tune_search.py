@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sim.run import build_engine
+from sim.studies.whole_runs import whole_runs
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
@@ -63,7 +64,7 @@ class Search:
         result = run_study(study, self._counted(report, 0))
         for failure in result.failures:
             raise SuperInferError(str(failure))
-        self.base = result.runs("as it is")
+        self.base = whole_runs(result, "as it is")
         try:
             self.values(self.base)
         except ConfigError as error:
@@ -96,7 +97,7 @@ class Search:
                 raise SuperInferError(f"{failure}; the same command goes on from there")
             reasons[failure.run.arm] = failure.reason
         return [
-            (None, reasons[name]) if name in reasons else self._measured(result.runs(name))
+            (None, reasons[name]) if name in reasons else self._measured(whole_runs(result, name))
             for name in names
         ]
 

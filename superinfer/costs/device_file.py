@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from superinfer.costs.devices import DEVICES, GIB, DeviceSpec, Link
 from superinfer.errors import InputError
-from superinfer.settings import did_you_mean
+from superinfer.settings import did_you_mean, shown_value
 
 NEEDED: Final[Mapping[str, str]] = {
     "memory_gib": "usable memory, GiB",
@@ -35,10 +35,11 @@ def read_device(path: Path) -> DeviceSpec:
         if key not in known:
             raise _wrong(path, key, f"unknown{did_you_mean(key, known)}")
     if table.get("version", 1) != 1:
-        raise _wrong(path, "version", f"expected 1, got {table['version']!r}")
+        raise _wrong(path, "version", f"expected 1, got {shown_value(table['version'])}")
     name = table.get("name", path.stem)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _wrong(path, "name", f"expected letters, digits, dots and dashes, got {name!r}")
+        expected = "expected letters, digits, dots and dashes"
+        raise _wrong(path, "name", f"{expected}, got {shown_value(name)}")
     if name.lower() in DEVICES:
         raise _wrong(path, "name", f"expected one that no preset has, got {name!r}")
     figures = {key: _figure(path, table, key, meaning) for key, meaning in NEEDED.items()}
@@ -62,7 +63,7 @@ def _table(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the device: {error.strerror}", file=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"expected TOML: {error}", file=str(path)) from None
 
 
@@ -73,7 +74,7 @@ def _figure(path: Path, table: Mapping[str, Any], key: str, meaning: str) -> flo
         raise _wrong(path, key, f"expected a number ({meaning}), got nothing")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
-        raise _wrong(path, key, f"expected a number above 0, got {value!r}")
+        raise _wrong(path, key, f"expected a number above 0, got {shown_value(value)}")
     return float(value)
 
 

@@ -50,7 +50,7 @@ def load_profile(path: str | Path) -> Profile:
         data = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", file=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     return parse_profile(data, str(path), hashlib.sha256(content).hexdigest())
 

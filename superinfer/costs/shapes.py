@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.memory.blocks.slabs import block_bytes
-from superinfer.settings import did_you_mean
+from superinfer.settings import did_you_mean, shown_value
 
 ONE_BYTE_DTYPES = ("fp8", "fp8_block")
 """Values of 8 bits, with a scale per tensor or per block of weights."""
@@ -222,7 +222,7 @@ def _from_config(config: dict[str, Any], path: Path) -> ModelShape:
         return _llama(fields, name)
     raise InputError(
         "expected one of llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, gpt2, t5; "
-        f"found {kind!r}",
+        f"found {shown_value(kind)}",
         file=str(path),
         field="model_type",
     )
@@ -239,7 +239,7 @@ class _Fields:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            self.refuse(key, f"expected an integer >= 1, found {value!r}")
+            self.refuse(key, f"expected an integer >= 1, found {shown_value(value)}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -247,7 +247,7 @@ class _Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.refuse(key, f"expected true or false, found {value!r}")
+            self.refuse(key, f"expected true or false, found {shown_value(value)}")
         return bool(value)
 
     def share(self, key: str, whole: int, of: str) -> int:

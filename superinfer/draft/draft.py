@@ -23,6 +23,7 @@ from superinfer.memory.blocks.runs import cut, joined
 from superinfer.memory.blocks.slabs import Blocks
 from superinfer.plan import Change, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
+from superinfer.settings import shown_value
 
 MAX_STEPS: Final = 1024
 """Longest slice, in steps: long enough that events and memory end slices, not this."""
@@ -95,7 +96,7 @@ class Draft(DraftLoads):
         stop, end = start + tokens, seq.prefill_tokens
         if tokens < 1 or stop > end:
             expected = f"expected a chunk of 1 to {end - start} tokens at {start}"
-            raise PlanError(f"{seq!r}: {expected}, got {tokens}")
+            raise PlanError(f"{seq!r}: {expected}, got {shown_value(tokens)}")
         if steps > 1:
             self._repeat_chunk(seq, tokens, steps)
         if start < seq.prefix_tokens:
@@ -165,7 +166,7 @@ class Draft(DraftLoads):
         if fate == "swap":
             self.swap_out(seq, "before_step")
         elif fate != "recompute":
-            raise PlanError(f"fate: expected 'recompute' or 'swap', got {fate!r}")
+            raise PlanError(f"fate: expected 'recompute' or 'swap', got {shown_value(fate)}")
         else:
             self._drop(seq, scheduled_tokens)
         return fate

@@ -38,7 +38,7 @@ def load_cache_study(path: Path | str) -> pd.DataFrame:
         frame = pd.DataFrame(rows)[["policy", "capacity_blocks", *_LABELS]]
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError("expected what `cache-study --json` prints", file=str(path)) from None
     frame["gap_closed"] = frame["gap_closed"].astype(float)
     frame.attrs = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,14 @@ class Lists(NamedTuple):
     values: list[int]
 
 
-def read_columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Columns of a Parquet file as arrays (null numbers as NaN), without pandas."""
+def read_columns(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray[Any, Any]]:
+    """Columns of a Parquet file as arrays (null numbers as NaN), without pandas; InputError where
+    one that is needed is missing.
+    """
     table = read_table(path)
+    for name in needed:
+        if name not in table.column_names:
+            raise InputError("expected such a column", file=str(path), field=name)
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 

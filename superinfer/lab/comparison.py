@@ -9,6 +9,7 @@ from pathlib import Path
 
 from superinfer.errors import InputError
 from superinfer.lab.results import SUMMARY, Run, load_run
+from superinfer.pipes import refuse_pipe
 
 COMPARISON = "comparison.json"
 
@@ -34,6 +35,7 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     """
     folder = Path(folder)
     path = folder / COMPARISON
+    refuse_pipe(path)
     try:
         arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
         return {
@@ -42,7 +44,7 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"expected a comparison here: {reason}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError("expected what `compare` writes", file=str(path)) from None
 
 

@@ -171,7 +171,7 @@ def _frame(
         found = list(rows(json.loads(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             "expected recorded pairs of device and simulation", file=str(path)
         ) from None

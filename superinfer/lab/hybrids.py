@@ -69,12 +69,13 @@ def pair_words(summary: Mapping[str, Any]) -> str:
     block = _block(summary)
     if not block.get("hybrid"):
         return ""
-    return _words(block["run"]["scheduler"], block["run"]["memory"], block["own_memory"])
+    settings, own = block.get("run") or {}, block.get("own_memory") or ()
+    return _words(settings.get("scheduler"), settings.get("memory"), own)
 
 
 def _block(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return summary.get("run") or {}
 
 
-def _words(scheduler: str, memory: str, own: Sequence[str]) -> str:
+def _words(scheduler: object, memory: object, own: Sequence[str]) -> str:
     return f"{scheduler} with the memory policy {memory} (its own: {', '.join(own)})"

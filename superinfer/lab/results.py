@@ -21,9 +21,12 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
 from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.lab.other_folders import what_lies_in
+from superinfer.lab.summary_form import check_summary
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
+from superinfer.pipes import refuse_pipe
 from superinfer.records.run import Ints, Timeline
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +35,17 @@ SUMMARY, CONFIG = "summary.json", "config.toml"
 REQUESTS, TIMELINE, ITL = "requests.parquet", "timeline.parquet", "itl.parquet"
 STEPS = "steps.parquet"
 """Of a device's run alone."""
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    REQUESTS: (
+        *("request_id", "tenant", "class", "arrival_s", "queue_s", "ttft_ms", "tpot_ms", "e2el_ms"),
+        *("max_itl_ms", "input_tokens", "output_tokens", "recomputed_tokens", "preemptions"),
+        *("rotations", "state", "reject_reason", "slo_met"),
+    ),
+    TIMELINE: ("t_s", "waiting", "running", "referenced_blocks", "cached_blocks", "host_blocks"),
+    ITL: ("class", "gap_ms", "weight"),
+}
+"""Columns that pages and pictures are made of."""
 
-_SUMMARY_VERSION = 1
-_SECTIONS = ("classes", "tenants", "counters", "load", "trust", "run")
-"""Objects of a summary."""
 _MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
 
@@ -105,7 +115,8 @@ class Run:
             frame: pd.DataFrame = getattr(self, table)
             return {name: _values(frame[name]) for name in frame.columns}
         if table not in self._stored:
-            self._stored[table] = read_columns(self.folder / f"{table}.parquet")
+            file = f"{table}.parquet"
+            self._stored[table] = read_columns(self.folder / file, NEEDED[file])
         return self._stored[table]
 
 
@@ -150,13 +161,11 @@ def load_run(folder: Path | str) -> Run:
     """Read the summary and the settings of a result folder.
 
     Its tables are read when they are first asked for. Raises InputError where `summary.json` is
-    missing or of another version, or one of the two cannot be read.
+    missing, of another version or not of its form, or one of the two cannot be read.
     """
     folder = Path(folder)
     summary = _read(folder / SUMMARY, json.loads)
-    if not isinstance(summary, dict):
-        raise InputError("expected a JSON object", file=str(folder / SUMMARY))
-    _check_summary(summary, folder / SUMMARY)
+    check_summary(summary, folder / SUMMARY)
     config = _read(folder / CONFIG, tomllib.loads) if (folder / CONFIG).exists() else {}
     settings = {key: value for key, value in config.items() if key not in ("version", MADE_BY)}
     return Run(folder, summary, settings)
@@ -275,17 +284,8 @@ def _settle(staged: Path, folder: Path) -> Path:
         target = folder.with_name(f"{folder.name}-{number}")
 
 
-def _check_summary(summary: dict[str, Any], path: Path) -> None:
-    """Refuse another version, and what is no object where readers go further down."""
-    if (version := summary.get("version", _SUMMARY_VERSION)) != _SUMMARY_VERSION:
-        expected = f"version: expected {_SUMMARY_VERSION}, got {version!r:.40}"
-        raise InputError(expected, file=str(path))
-    for key in _SECTIONS:
-        if not isinstance(found := summary.get(key), dict | None):
-            raise InputError(f"{key}: expected an object, got {found!r:.40}", file=str(path))
-
-
 def _read(path: Path, parse: Any) -> Any:
+    refuse_pipe(path)
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -296,7 +296,7 @@ def _read(path: Path, parse: Any) -> Any:
         raise InputError(f"expected a result folder{reason}", file=str(path.parent)) from None
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read: {first_line(error)}", file=str(path)) from error
 
 
@@ -317,7 +317,8 @@ def _plain(value: object) -> object:
         return os.fspath(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    raise ConfigError(f"cannot store a {type(value).__name__} in a result folder: {value!r}")
+    kind = type(value).__name__
+    raise ConfigError(f"cannot store a {kind} in a result folder: {shown_value(value)}")
 
 
 def _without_nulls(value: Any) -> Any:

@@ -14,6 +14,7 @@ from superinfer.errors import ConfigError, PlanError
 from superinfer.heaps import FEWEST, sweep
 from superinfer.request import Request
 from superinfer.sequence import Sequence, State
+from superinfer.settings import shown_value
 
 _rank = attrgetter("rank")
 
@@ -136,8 +137,8 @@ class RankedList:
         place = bisect_left(items, seq.rank, key=_rank)
         if items[place].rank == seq.rank:
             raise PlanError(
-                f"{seq!r} and {items[place]!r} have the rank {seq.rank}: expected unique ranks "
-                "(`request.index` as the last entry makes them so)"
+                f"{seq!r} and {items[place]!r} have the rank {shown_value(seq.rank)}: expected "
+                "unique ranks (`request.index` as the last entry makes them so)"
             )
         items.insert(place, seq)
 

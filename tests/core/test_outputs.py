@@ -20,6 +20,7 @@ from superinfer.outputs import check_writable, replacing
         (".", True, "expected a file, got a folder"),
         ("there.json/result", False, "cannot write here: Not a directory"),
         ("there.json", False, "expected a folder, got a file"),
+        ("not\udcff", False, r"not\\udcff: expected a name in UTF-8"),
         ("x" * 245 + ".json", True, "cannot write here: File name too long"),
         ("x" * 300 + "/result", False, "cannot write here: File name too long"),
     ],
@@ -35,6 +36,16 @@ def test_whether_a_result_can_be_written(
         with pytest.raises(InputError, match=reason):
             check_writable(tmp_path / path, file=file)
     assert [(kept.name, kept.read_text()) for kept in tmp_path.iterdir()] == [("there.json", "{}")]
+
+
+@pytest.mark.parametrize("name", ["there.json", "./there.json", "link.json"])
+def test_what_is_read_is_not_replaced(tmp_path: Path, name: str) -> None:
+    there = tmp_path / "there.json"
+    there.write_text("{}")
+    (tmp_path / "link.json").symlink_to(there)
+    check_writable(tmp_path / name, file=True, inputs=[tmp_path / "other.json", "mixed"])
+    with pytest.raises(InputError, match="expected another file than the one that is read"):
+        check_writable(tmp_path / name, file=True, inputs=["mixed", str(there)])
 
 
 def test_folders_are_made(tmp_path: Path) -> None:

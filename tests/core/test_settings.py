@@ -1,4 +1,4 @@
-"""What a refusal by msgspec expected, in words that a user's file knows."""
+"""What a refusal by msgspec expected, and what it got, in words that a user's file knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from superinfer.settings import expected_words, kind_words
+from superinfer.settings import expected_words, kind_words, shown_value
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_what_names_no_kind() -> None:
 
 def test_a_kind_of_its_own_keeps_its_name() -> None:
     assert kind_words(["date", "null"]) == "date"
+
+
+class Mute:
+    """Raises when it is to be shown."""
+
+    def __repr__(self) -> str:
+        raise KeyError("no")
+
+
+def test_a_value_is_shown_in_a_few_words() -> None:
+    assert shown_value([1, "x"]) == "[1, 'x']"
+    assert shown_value("x" * 58) == f"'{'x' * 58}'"
+    assert shown_value("x" * 59) == f"'{'x' * 56}..."
+    assert len(shown_value(list(range(100_000)))) == 60
+
+
+def test_a_value_that_python_does_not_write() -> None:
+    assert shown_value(10**5000) == "a value of type int"
+    assert shown_value(Mute()) == "a value of type Mute"

@@ -66,6 +66,7 @@ def test_a_run_on_it(tmp_path: Path) -> None:
         (FIGURES + "name = 'a b'", "name: expected letters, digits, dots and dashes, got 'a b'"),
         (FIGURES + "version = 2", "version: expected 1, got 2"),
         (FIGURES + "= 3", "expected TOML: "),
+        pytest.param("x = " + "[" * 100_000, "expected TOML: ", id="nested"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, words: str) -> None:

@@ -159,9 +159,10 @@ def test_bad_fields_are_named(path: str, value: object, message: str) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         load_profile(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match=r"bad\.json: expected JSON"):
-        load_profile(tmp_path / "bad.json")
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(InputError, match=r"bad\.json: expected JSON"):
+            load_profile(tmp_path / "bad.json")
     with pytest.raises(InputError, match="expected an object"):
         parse_profile([])
 

@@ -68,7 +68,8 @@ def test_other_columns_and_other_files(path: Path) -> None:
         plot_cache_study(load_cache_study(path), "hits")
     with pytest.raises(InputError, match="cannot read: No such file"):
         load_cache_study(path.with_name("nowhere.json"))
-    for text in ("", "{}", "[]", '{"results": [{"policy": "lru"}]}', '{"results": 3}'):
+    broken = ("", "{}", "[]", '{"results": [{"policy": "lru"}]}', '{"results": 3}', "[" * 100_000)
+    for text in broken:
         path.write_text(text)
         with pytest.raises(InputError, match="expected what `cache-study --json` prints"):
             load_cache_study(path)

@@ -64,7 +64,12 @@ def test_arms_of_a_comparison_come_in_order_with_their_seeds(tmp_path: Path) -> 
 def test_what_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a comparison here: No such file"):
         load_comparison(tmp_path)
-    for text in ("{", "{}", "[]", '{"arms": {"a": [{}]}}', '{"arms": []}'):
+    broken = ("{", "{}", "[]", '{"arms": {"a": [{}]}}', '{"arms": []}', "[" * 100_000)
+    for text in broken:
         (tmp_path / "comparison.json").write_text(text)
         with pytest.raises(InputError, match="expected what `compare` writes"):
             load_comparison(tmp_path)
+    (tmp_path / "comparison.json").unlink()
+    os.mkfifo(tmp_path / "comparison.json")
+    with pytest.raises(InputError, match="expected a file, got a pipe"):
+        load_comparison(tmp_path)

@@ -100,7 +100,7 @@ def test_other_files(load: object, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with pytest.raises(InputError, match="cannot read: No such file"):
         load(path)
-    for text in ("", "{}", "[]", '{"policies": {"a": 3}, "points": [1]}'):
+    for text in ("", "{}", "[]", '{"policies": {"a": 3}, "points": [1]}', "[" * 100_000):
         path.write_text(text)
         with pytest.raises(InputError, match="expected recorded pairs of device and simulation"):
             load(path)

@@ -92,6 +92,9 @@ def test_numbers_and_units() -> None:
         ("p99_ttft_ms", 9.0, 100.0, Bounds(-140.0, -60.0), ("\u221291.00 % [\u2212140 to \u221260.00]", "better")),  # noqa: E501
         ("p99_ttft_ms", None, 100.0, None, None),
         ("p99_ttft_ms", 1.0, None, None, None),
+        ("p99_ttft_ms", float("nan"), 1.0, None, None),
+        ("p99_ttft_ms", 1.0, float("nan"), None, None),
+        ("p99_ttft_ms", 1.0, float("inf"), None, None),
     ],
 )  # fmt: skip
 def test_differences(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from records import Job, build, large_record, wave
 
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab import results
-from superinfer.lab.columns import read_columns
+from superinfer.lab.columns import read_columns, write_columns
 from superinfer.lab.results import (
     default_folder,
     itl_table,
@@ -185,6 +186,27 @@ def test_damaged_folders_name_the_file(
     folder = store(tmp_path / "run", metrics)
     (folder / name).write_text(text)
     with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("requests", "request_id"), ("timeline", "t_s"), ("itl", "class")]
+)
+def test_a_table_that_is_another_one(
+    tmp_path: Path, metrics: RunMetrics, name: str, column: str
+) -> None:
+    folder = store(tmp_path / "run", metrics)
+    write_columns(folder / f"{name}.parquet", {"x": np.zeros(1)})
+    with pytest.raises(InputError, match=rf"{name}.parquet: {column}: expected such a column"):
+        load_run(folder).columns(name)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.toml"])
+def test_a_pipe_is_no_result_file(tmp_path: Path, metrics: RunMetrics, name: str) -> None:
+    folder = store(tmp_path / "run", metrics)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=rf"{name}: expected a file, got a pipe"):
         load_run(folder)
 
 

@@ -20,6 +20,7 @@ from superinfer.memory import MEMORY_POLICIES
 from superinfer.memory.index.node import Node
 from superinfer.memory.orders import ORDERS, Surroundings, build_order
 from superinfer.memory.orders.base import REMEMBERED, last_entry
+from superinfer.memory.orders.remembered import Remembered
 from superinfer.request import Request
 from superinfer.schedulers.fcfs import FcfsScheduler
 
@@ -100,7 +101,35 @@ def test_only_so_many_requests_are_remembered() -> None:
     for index in range(3 * REMEMBERED):
         request = prompt(index, index)
         order.retain(edge(request, 0, 1), request)
-    assert REMEMBERED <= len(order._young) + len(order._old) <= 2 * REMEMBERED
+    assert REMEMBERED <= len(order._uses) <= 2 * REMEMBERED
+
+
+@pytest.mark.parametrize(("name", "memory"), [("lfu", "_counts"), ("two_level", "_seen")])
+def test_only_so_many_content_ids_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, name: str, memory: str
+) -> None:
+    """Those that are used now and then stay."""
+    monkeypatch.setattr(f"superinfer.memory.orders.{name}.NAMES", 8)
+    order: Any = build_order(name, Surroundings(100, BLOCK))
+    for index in range(100):
+        assert order.entries(prompt(index, 1, 1000 + index))[0] == (
+            index + 1 if name == "lfu" else min(index, 1)
+        )
+    assert 8 <= len(getattr(order, memory)) <= 16
+    (again,) = order.entries(prompt(100, 1000))
+    assert again == (1 if name == "lfu" else 0), "forgotten, and so new"
+
+
+def test_a_memory_forgets_its_older_half() -> None:
+    memory: Remembered[str] = Remembered(2)
+    for name in "abb":
+        memory.put(name, name.upper())
+    assert [memory.get(name) for name in "abc"] == ["A", "B", None]
+    memory.put("c", "C")
+    memory.put("a", "A2")
+    assert len(memory) == 3
+    memory.put("d", "D")
+    assert [memory.get(name) for name in "abcd"] == ["A2", None, "C", "D"]
 
 
 def test_text_behind_a_prompt_counts_as_the_end_of_it() -> None:

@@ -278,6 +278,20 @@ class NamelessRouter(RoundRobinRouter):
         return None  # type: ignore[return-value]
 
 
+class ManyRouter(RoundRobinRouter):
+    """To a thousand at once."""
+
+    def route(self, request: Request, now: float) -> int:
+        return [0] * 1000  # type: ignore[return-value]
+
+
+class HugeRouter(RoundRobinRouter):
+    """To one with more digits than Python writes."""
+
+    def route(self, request: Request, now: float) -> int:
+        return 10**5000
+
+
 class NumpyRouter(RoundRobinRouter):
     """Always to the last replica, in numpy's words."""
 
@@ -295,7 +309,15 @@ def test_a_number_of_numpy_is_one() -> None:
     assert set(found.table.replica.tolist()) == {1}
 
 
-@pytest.mark.parametrize(("router", "got"), [("NowhereRouter", "2"), ("NamelessRouter", "None")])
+@pytest.mark.parametrize(
+    ("router", "got"),
+    [
+        ("NowhereRouter", "2"),
+        ("NamelessRouter", "None"),
+        ("ManyRouter", f"[{'0, ' * 18}0,..."),
+        ("HugeRouter", "a value of type int"),
+    ],
+)
 def test_a_replica_that_is_none(cli: Call, router: str, got: str) -> None:
     """A fault of the router, as of any other policy from outside."""
     name = f"{__name__}:{router}"

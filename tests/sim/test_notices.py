@@ -97,6 +97,12 @@ def test_targets_that_are_in_seconds(command: Command, work_folder: Path) -> Non
     assert "is far from" not in command("run", "mixed", *CUT, *huge)[2], "nobody was served"
 
 
+def test_answers_of_one_token_are_not_far_from_a_tpot(command: Command, work_folder: Path) -> None:
+    record = {"timestamp": 0, "input_length": 50, "output_length": 1, "slo": {"tpot_ms": 0.01}}
+    (work_folder / "t.jsonl").write_text(json.dumps(record) + "\n")
+    assert "is far from" not in command("run", "t.jsonl", "--no-plots", "--out", "r")[2]
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [

@@ -13,7 +13,7 @@ from specs import document, write_spec
 from typer.testing import CliRunner
 
 from superinfer.settings import parse_settings
-from traces.cli import app
+from traces.cli.app import app
 from traces.convert import native_bytes
 from traces.generate import bundled_specs, generate, load_spec
 from traces.readers import read_trace

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import parse_settings
-from traces.cli import app
+from traces.cli.app import app
 from traces.generate import load_spec
 
 CLIENT = {"rate_per_s": 1.0, "prompt": 10, "answer": 10}

@@ -10,7 +10,7 @@ from public_data import REPOSITORY
 from typer.testing import CliRunner
 
 from superinfer.request import Request
-from traces.cli import app
+from traces.cli.app import app
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload

@@ -11,7 +11,8 @@ import pytest
 from rich.table import Table
 from typer.testing import CliRunner
 
-from traces.cli import app, print_table
+from traces.cli.app import app
+from traces.printing import print_table
 from traces.readers import read_trace
 
 LINES = [

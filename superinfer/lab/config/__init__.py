@@ -47,6 +47,8 @@ class Config:
     notes: tuple[str, ...] = ()
     """What a user should know about how the parts were put together."""
     router: dict[str, Any] = field(default_factory=dict)
+    router_named: bool = False
+    """Whether a router was chosen, be it the one that is the default."""
 
     def build_scheduler(self) -> Any:
         """A fresh instance of the scheduler."""
@@ -103,7 +105,8 @@ def load_config(
     out and a note says so.
     """
     layers = Layers(read_files(path), parse_settings(settings, SECTIONS))
-    run = _run(layers, overrides)
+    run_table = _run_table(layers, overrides)
+    run = _run(layers, run_table)
     notes: list[str] = []
     chosen = {section: getattr(run, section) for section in POLICIES}
     tables = {section: layers.policy(section, name, notes) for section, name in chosen.items()}
@@ -115,6 +118,7 @@ def load_config(
         classes=layers.classes(classes),
         workload=layers.nested("workload"),
         notes=(*notes, *_profile_notes(run.costs)),
+        router_named="router" in run_table,
         **tables,
     )
     config.resolved()  # what cannot be stored must not be found out after the run
@@ -124,9 +128,8 @@ def load_config(
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _run(layers: Layers, overrides: Mapping[str, object]) -> RunConfig:
+def _run(layers: Layers, table: dict[str, Any]) -> RunConfig:
     """`[run]`, over what the release of its scheduler ships with where that is asked for."""
-    table = _run_table(layers, overrides)
     run = run_config(table)
     if not run.as_released:
         return run

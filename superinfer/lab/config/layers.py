@@ -12,8 +12,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config.policies import POLICIES, build_policy, policy_class
 from superinfer.lab.config.run import run_config
 from superinfer.lab.config.toml_files import read_toml
-from superinfer.lab.config.values import shown_value
-from superinfer.settings import did_you_mean, unknown
+from superinfer.settings import did_you_mean, shown_value, unknown
 from superinfer.slo_classes import PRESETS, class_from_table, load_classes
 
 SECTIONS = ("run", "scheduler", "memory", "router", "classes", "workload")
@@ -117,7 +116,7 @@ def _read(path: Path) -> Tables:
             if name not in SECTIONS:
                 raise ConfigError(unknown(f"[{name}]", name, SECTIONS, "sections are"))
             if not isinstance(table, dict):
-                raise ConfigError(f"{name}: expected a table, got {table!r}")
+                raise ConfigError(f"{name}: expected a table, got {shown_value(table)}")
         run = tables.get("run", {})
         run_config(run)
         for section in POLICIES:

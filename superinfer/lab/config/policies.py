@@ -21,7 +21,7 @@ from superinfer.routers import ROUTERS
 from superinfer.routers.base import Router
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
-from superinfer.settings import unknown
+from superinfer.settings import shown_value, unknown
 
 POLICIES: Mapping[str, Mapping[str, str]] = {
     "scheduler": SCHEDULERS,
@@ -71,7 +71,7 @@ def policy_class(section: str, name: str) -> Any:
         raise ConfigError(_no_policy(section, name, known))
     cls = imported(f"{section} {name!r}", target)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ConfigError(f"{section} {name!r}: expected a dataclass, got {cls!r}")
+        raise ConfigError(f"{section} {name!r}: expected a dataclass, got {shown_value(cls)}")
     if inspect.get_annotations(cls) and "__dataclass_fields__" not in vars(cls):
         expected = f"expected @dataclass above class {cls.__name__} too, for it has fields"
         raise ConfigError(f"{section} {name!r}: {expected}")

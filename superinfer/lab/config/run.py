@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from superinfer.errors import ConfigError
-from superinfer.lab.config.values import convert_setting, shown_value
-from superinfer.settings import unknown
+from superinfer.lab.config.values import convert_setting
+from superinfer.settings import shown_value, unknown
 
 # Upper bounds keep every product of settings far from what a 64-bit integer or a float can hold.
 Count = Annotated[int, Meta(ge=0, le=2**40)]

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from superinfer.errors import ConfigError
-from superinfer.settings import expected_words
+from superinfer.settings import expected_words, shown_value
 
 MOST_WHOLE: Final = 2**63 - 1
 
@@ -58,9 +58,3 @@ def _expected(error: Exception, hint: Any) -> str:
 
 def _is_union(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-
-
-def shown_value(value: Any) -> str:
-    """A value in a complaint, cut off where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

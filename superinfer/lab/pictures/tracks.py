@@ -92,7 +92,7 @@ def tracks_of(timeline: Path, most: int) -> dict[str, list[TraceEvent]]:
     """Events of the first `most` requests, by the name of their track."""
     try:
         events = json.loads(timeline.read_bytes())["traceEvents"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"{timeline}: expected a timeline as --timeline writes it") from None
     tracks: dict[tuple[int, int], list[TraceEvent]] = {}
     for event in events:

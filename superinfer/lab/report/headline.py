@@ -94,7 +94,7 @@ def _memory_words(summary: Summary, what: Mapping[str, Any]) -> Any:
     """The memory policy; of a hybrid also what belongs to the scheduler."""
     if not pair_words(summary):
         return what.get("memory")
-    own = " or ".join(summary["run"]["own_memory"])
+    own = " or ".join(summary["run"].get("own_memory") or ("another",))
     return f"{what.get('memory')}, which makes it a hybrid: {what.get('scheduler')} has {own}"
 
 

@@ -150,8 +150,8 @@ def shown(key: str, value: float | str | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number with about four digits; a dash for none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """A number with about four digits; a dash for none, and for what no float can hold."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
     size = abs(value)
     if value == int(value) and (isinstance(value, int) or size >= 100 or not size):

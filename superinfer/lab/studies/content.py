@@ -22,6 +22,7 @@ from typing import Any
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config
+from superinfer.settings import shown_value
 
 Runner = Callable[[Config, Path], object]
 """Simulates a configuration and writes a result folder at the path, which does not exist yet."""
@@ -108,7 +109,7 @@ def load_runner(runner: str | Runner) -> Runner:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"runner {runner!r}: cannot import: {error}") from None
     if not callable(found):
-        raise ConfigError(f"runner {runner!r}: expected a function, got {found!r}")
+        raise ConfigError(f"runner {runner!r}: expected a function, got {shown_value(found)}")
     checked: Runner = found
     return checked
 

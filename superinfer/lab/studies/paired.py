@@ -12,7 +12,7 @@ import numpy as np
 
 from superinfer.lab.columns import read_columns
 from superinfer.lab.numbers import column_of, number, split_metric
-from superinfer.lab.results import REQUESTS, Run
+from superinfer.lab.results import NEEDED, REQUESTS, Run
 from superinfer.metrics.statistics import QUANTILES, weighted_quantiles
 from superinfer.metrics.tokens import Bools
 from superinfer.records.run import Floats, Ints
@@ -47,7 +47,7 @@ class RequestRows:
         """Read a run's requests, those of its window if it has one; None without the table."""
         if not (run.folder / REQUESTS).exists():
             return None
-        columns = read_columns(run.folder / REQUESTS)
+        columns = read_columns(run.folder / REQUESTS, NEEDED[REQUESTS])
         window = (run.summary.get("load") or {}).get("window_s")
         arrival_s = columns["arrival_s"]
         kept = np.ones(arrival_s.size, np.bool_)

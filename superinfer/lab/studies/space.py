@@ -23,7 +23,7 @@ from superinfer.lab.config import SECTIONS, Config
 from superinfer.lab.config.policies import parameters_of
 from superinfer.lab.config.toml_files import read_toml
 from superinfer.lab.studies.axes import Value
-from superinfer.settings import unknown
+from superinfer.settings import shown_value, unknown
 
 NOT_TUNED = frozenset(
     ("block_tokens", "full_duplex", "layout", "length_scale", "lengths", "tile_tokens")
@@ -221,14 +221,14 @@ def _span(path: Path, key: str, value: Any) -> Span:
         known = tuple(v for v in value if isinstance(v, bool | int | float | str))
         if value and len(known) == len(value) == len(set(map(repr, value))):
             return Choices(known)
-        raise ConfigError(f"{path}: {key}: expected different values, got {value!r}")
+        raise ConfigError(f"{path}: {key}: expected different values, got {shown_value(value)}")
     if isinstance(value, dict) and value.keys() <= _RANGE_KEYS and {"low", "high"} <= value.keys():
         low, high, log = value["low"], value["high"], value.get("log", False)
         if _numbers(low, high) and low < high and type(log) is bool and (low > 0 or not log):
             return Range(low, high, log, whole=type(low) is int and type(high) is int)
     raise ConfigError(
         f"{path}: {key}: expected a list, or low < high and perhaps log = true (then low > 0), as "
-        f"in {{ low = 64, high = 512 }}, got {value!r}"
+        f"in {{ low = 64, high = 512 }}, got {shown_value(value)}"
     )
 
 

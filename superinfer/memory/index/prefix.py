@@ -15,6 +15,7 @@ from superinfer.memory.index.keys import ANSWER, Key
 from superinfer.memory.index.node import Node
 from superinfer.memory.index.tree import RadixTree
 from superinfer.request import Request
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     from superinfer.memory.base import LeafOrder
@@ -221,7 +222,8 @@ class PrefixIndex(RadixTree):
         """What the policy gives up; PlanError if that cannot go."""
         node, count = self.policy.victim(blocks)
         if not 0 < count <= node.stop - node.start:
-            raise PlanError(f"victim: expected 1 to {node.blocks} blocks of its leaf, got {count}")
+            expected = f"expected 1 to {node.blocks} blocks of its leaf"
+            raise PlanError(f"victim: {expected}, got {shown_value(count)}")
         if not node.reclaimable:
             raise PlanError("victim: expected a leaf that nobody holds, and that is still cached")
         return node, count

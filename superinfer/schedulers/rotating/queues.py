@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
-from superinfer.heaps import FEWEST
+from superinfer.heaps import FEWEST, sweep
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
@@ -171,10 +171,13 @@ def _forget_stale(queues: Iterable[Mapping[Any, list[_Entry]]]) -> int:
     left = 0
     for heaps in queues:
         for heap in heaps.values():
-            heap[:] = [entry for entry in heap if entry[2] == entry[3].ticket]
-            heapq.heapify(heap)
+            sweep(heap, _is_own)
             left += len(heap)
     return left
+
+
+def _is_own(entry: _Entry) -> bool:
+    return entry[2] == entry[3].ticket
 
 
 def _current(heap: list[_Entry]) -> bool:

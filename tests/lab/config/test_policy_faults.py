@@ -71,6 +71,11 @@ def complaint(
             "prefilling>: expected a chunk of 1 to 264 tokens at 0, got 999",
         ),
         (
+            "def _prefill(self, draft, seq, budget): return draft.prefill(seq, 10**5000)",
+            PlanError,
+            "expected a chunk of 1 to 264 tokens at 0, got a value of type int",
+        ),
+        (
             "def rank(self, seq): return (1.0,)",
             PlanError,
             "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",
@@ -115,6 +120,16 @@ def test_a_scheduler_is_named(
             "victim: expected ",
         ),
         ("def fate(self, seq, draft): return 'drop'", PlanError, "fate: expected 'recompute' or"),
+        (
+            "def fate(self, seq, draft): return 'drop' * 999",
+            PlanError,
+            f"'swap', got '{'drop' * 14}...",
+        ),
+        (
+            "def victim(self, blocks): return super().victim(blocks)[0], 10**5000",
+            PlanError,
+            "blocks of its leaf, got a value of type int",
+        ),
         ("def unused(self, node): {}['x']", PolicyError, "(own.py:{}): KeyError: 'x'"),
         ("def unused(self, node): pass", PolicyError, "AssertionError: nothing left to reclaim"),
     ],

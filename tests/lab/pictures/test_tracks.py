@@ -58,7 +58,9 @@ def test_no_more_requests_than_asked_for(tmp_path: Path) -> None:
     assert axes.get_title() == "Requests: phases and decisions"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "no json"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "no json", pytest.param("[" * 100_000, id="nested")]
+)
 def test_what_is_no_timeline(tmp_path: Path, text: str) -> None:
     path = tmp_path / "timeline.json"
     path.write_text(text)

@@ -67,6 +67,13 @@ def test_bad_policies(trace: Path) -> None:
     assert "got 'mru' (did you mean 'lru'?)" in str(result.exception)
 
 
+def test_the_weights_do_not_replace_a_trace(trace: Path) -> None:
+    before = trace.read_bytes()
+    result = run("train-reuse", trace, "-o", trace)
+    assert "expected another file than the one that is read" in str(result.exception)
+    assert trace.read_bytes() == before
+
+
 def test_train_and_use(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs torch (the train extra)")
     model = tmp_path / "model.npz"

@@ -140,6 +140,7 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--out", "t.jsonl/r"], "--out: t.jsonl/r: cannot write here: Not a directory"),
     (["--out", "/proc/none/r"], "--out: /proc/none/r: cannot write here"),
     (["--out", "x" * 300], "File name too long"),
+    (["--out", "r\udcff"], "--out: r\\udcff: expected a name in UTF-8"),
     (["--rate-scale", "1e-300"], "run.rate_scale: expected a number >= 1e-06"),
 ]
 
@@ -205,6 +206,12 @@ def test_bad_traces(cli: Cli, folder: Path, text: str, words: str) -> None:
     (folder / "empty.jsonl").write_text(text)
     only_error(cli("run", "empty.jsonl"), 2, words)
     assert not (folder / "runs").exists()
+
+
+def test_classes_that_are_nested_too_deeply(cli: Cli, folder: Path) -> None:
+    (folder / "deep.toml").write_text("x = " + "[" * 100_000)
+    answer = cli("run", "t.jsonl", "--classes", "deep.toml")
+    only_error(answer, 2, "deep.toml: expected a TOML file, got: ")
 
 
 def test_missing_traces(cli: Cli) -> None:

@@ -104,6 +104,18 @@ def test_a_reader_that_goes_away_is_no_failure(folder: Path) -> None:
     assert (folder / "r" / "summary.json").exists()
 
 
+def test_a_standard_output_that_is_closed(folder: Path) -> None:
+    """What is printed goes nowhere, also what is written as bytes."""
+    commands = [("profiles", "list"), ("traces", "convert", "t.jsonl", "-o", "-")]
+    without = (
+        "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    running = [python("-c", without, "-m", "sim", *command) for command in commands]
+    listed, converted = [finished(each) for each in running]
+    assert listed == Answer(0, "", "")
+    assert converted == Answer(0, "", "wrote 12 requests to -\n")
+
+
 def test_a_full_disk_behind_standard_output(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")

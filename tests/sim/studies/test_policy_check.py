@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,9 +149,13 @@ class Beyond(RoundRobinRouter):
         return request.index % (self._replicas + 1)
 
 
+def replicas_of(*settings: str, file: Path | None = None, **run: Any) -> int:
+    return with_replicas(load_config(file, settings, **run)).run.replicas
+
+
 def routed(router: str | None, *settings: str, **run: Any) -> list[Finding]:
     config = load_config(None, settings, scheduler="fcfs", router=router, **run)
-    return check_policies(with_replicas(config, router), [0, 1])
+    return check_policies(with_replicas(config), [0, 1])
 
 
 @pytest.mark.parametrize("router", ["round_robin", "slo_aware"])
@@ -177,15 +182,19 @@ def test_a_router_that_names_no_replica() -> None:
 
 def test_replicas_for_a_router_alone() -> None:
     """One that is not asked for takes no part; the numbers of a configuration hold."""
-    plain = load_config(None, [])
-    assert with_replicas(plain, None).run.replicas == 1
-    assert with_replicas(plain, "least_loaded").run.replicas == REPLICAS
-    chosen = load_config(None, ["run.router=round_robin"])
-    assert with_replicas(chosen, None).run.replicas == REPLICAS
-    tuned = load_config(None, ["router.overtaking=false"], router="slo_aware")
-    assert with_replicas(tuned, None).run.replicas == REPLICAS
-    assert with_replicas(load_config(None, ["run.replicas=2"]), "slo_aware").run.replicas == 2
+    assert replicas_of() == 1
+    assert replicas_of("run.replicas=1") == 1
+    assert replicas_of("run.router=round_robin") == REPLICAS
+    assert replicas_of("run.replicas=2", router="slo_aware") == 2
     assert [each.sent_to for each in found()] == [None, None]
+
+
+def test_the_router_that_is_the_default_may_be_named_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "routed.toml"
+    file.write_text('[run]\nrouter = "least_loaded"\n')
+    assert replicas_of(router="least_loaded") == REPLICAS
+    assert replicas_of("run.router=least_loaded") == REPLICAS
+    assert replicas_of(file=file) == REPLICAS
 
 
 def test_a_fault_is_told_once() -> None:
@@ -197,6 +206,33 @@ def test_a_fault_is_told_once() -> None:
     assert told_once([one, two], "unfit") == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "like"),
+    [
+        ("at 0.5 s prefill of 1", "at 1.25e-05 s prefill of 12"),
+        ("1 blocks are held", "1,024 blocks are held"),
+        ("'vllm_v1' (own.py:7): KeyError: 3", "'vllm_v1' (own.py:7): KeyError: 4"),
+    ],
+)
+def test_faults_that_differ_in_numbers_are_told_as_the_first(fault: str, like: str) -> None:
+    findings = [Finding(SCARCE, fault=fault), Finding(CUT, fault=like), Finding(CUT, fault=fault)]
+    assert told_once(findings, "fault") == [
+        f"{place(SCARCE)}, and the like under 2 other conditions: {fault}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "other"),
+    [
+        ("own.py:7: no", "own.py:8: no"),
+        ("scheduler 'vllm_v1'", "scheduler 'vllm_v2'"),
+        ("a request ended 2 times", "a request did not end"),
+    ],
+)
+def test_faults_of_other_places_are_told_each(fault: str, other: str) -> None:
+    assert len(told_once([Finding(SCARCE, fault=fault), Finding(CUT, fault=other)], "fault")) == 2
+
+
 def test_what_is_said() -> None:
     assert place(SCARCE) == "KV memory 4,000 tokens, lag 0, prefix cache"
     assert place(CUT) == "KV memory 24,000 tokens, lag 1, prefix cache, cut off at 3 s"
@@ -205,7 +241,7 @@ def test_what_is_said() -> None:
     assert (told["scheduler"], told["memory"]) == ("fcfs", "lru")
     assert told["conditions"][0]["condition"]["duration_s"] == 3.0
     assert "router" not in told
-    told = findings_json(with_replicas(config, "least_loaded"), [])
+    told = findings_json(with_replicas(load_config(None, [], router="least_loaded")), [])
     assert (told["router"], told["replicas"]) == ("least_loaded", REPLICAS)
 
 
@@ -225,6 +261,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     code, out, err = called("--router", "round_robin", "--seeds", "1")
     assert (code, err) == (0, "")
     assert out.count("12, 12, 12   ok") == 2 and "By replica" in out
+    assert called("--set", "run.router=round_robin", "--seeds", "1") == (code, out, err)
     code, out, err = called("--scheduler", "own_policies:Greedy", "--seeds", "1", "--json")
     assert code == 1
     assert json.loads(out)["conditions"][0]["fault"] in err

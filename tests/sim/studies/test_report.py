@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,25 @@ def test_a_folder_of_a_sweep_is_named(cli: Cli, folder: Path, inline: Inline) ->
     assert not cli("report", str(run.parent), str(other.parent), "--out", "both").code
     (folder / "s/sweep.json").unlink()
     only_error(cli("report", "s"), 2, "s holds a study that was stopped; the command that began it")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ['{"classes": {"x": 3}}', '{"version": true}', pytest.param("[" * 100_000, id="nested")],
+)
+def test_a_summary_that_is_none(cli: Cli, folder: Path, broken: str) -> None:
+    for name in ("one", "other"):
+        assert not cli(*RUN, name).code
+    (folder / "other/summary.json").write_text(broken)
+    for command in (("report", "other"), ("report", "one", "other"), ("report", "other", "one")):
+        only_error(cli(*command), 2, "error: other/summary.json: ")
+
+
+def test_a_comparison_of_runs_that_do_not_say_how_they_were_made(cli: Cli, folder: Path) -> None:
+    for name in ("one", "other"):
+        assert not cli(*RUN, name).code
+        stored = json.loads((folder / name / "summary.json").read_text())
+        (folder / name / "summary.json").write_text(json.dumps({**stored, "run": None}))
+    assert not cli("report", "one", "other").code
+    (made,) = (folder / "runs").glob("trace-report-*")
+    assert drawn(made).keys() == {"report.html", "compare.png"}

@@ -365,6 +365,7 @@ def test_a_specification(cli: Any) -> None:
         (("t.jsonl", "--attainment", "0"), ("--attainment",)),
         (("t.jsonl", "--target", "itl_ms"), ("--target", "ttft_ms")),
         (("t.jsonl", "-o", "."), (".", "expected a file, got a folder")),
+        (("t.jsonl", "-o", "t.jsonl"), ("t.jsonl", "expected another file than the one that")),
         (("t.jsonl", "-o", "t.jsonl/c.toml"), ("t.jsonl/c.toml", "Not a directory")),
         (("nowhere.jsonl",), ("nowhere.jsonl",)),
         (("t.jsonl", "--scheduler", "rotatng"), ("rotatng", "rotating")),

@@ -1,0 +1,1 @@
+"""`superinfer-sim traces`: one module per group of commands; `app` puts them together."""

@@ -1,0 +1,103 @@
+"""`superinfer-sim traces from-log`: a trace of the log of another system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from superinfer.errors import ConfigError
+from traces.cli.files import check_output, write_records
+from traces.cli.options import AsJson, HashBlockSize, Output, SkipBad
+from traces.printing import errors_on_stderr
+
+
+def from_log(
+    path: Annotated[
+        str, typer.Argument(metavar="LOG", help="CSV with a header, or JSON; - for stdin.")
+    ],
+    output: Output,
+    time: Annotated[str, typer.Option(metavar="COLUMN", help="When a request came.")],
+    prompt: Annotated[str, typer.Option(metavar="COLUMN", help="Tokens of its prompt.")],
+    answer: Annotated[str, typer.Option(metavar="COLUMN", help="Tokens of its answer.")],
+    time_unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="s, ms, us or ns, where times are numbers.",
+            show_default="ISO 8601",
+        ),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who sent it.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="What no two requests share.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whose turns it is one of.")
+    ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Lower runs first.")
+    ] = None,
+    max_tokens: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The client's limit of its answer.")
+    ] = None,
+    hash_ids: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Lists of the ids of its prompt's blocks.")
+    ] = None,
+    hash_block_size: HashBlockSize = 512,
+    class_by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whose values --class makes classes of.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="[VALUE=]CLASS", help="May be given again."),
+    ] = None,
+    delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a trace from a log, by the names of its columns (in JSON with dots)."""
+    from traces.convert import lines_of
+    from traces.from_log import Columns, read_log
+
+    with errors_on_stderr():
+        check_output(output, path, as_json=as_json)
+        of_values, of_all = _classes(classes or ())
+        columns = Columns(
+            time,
+            prompt,
+            answer,
+            tenant=tenant,
+            request_id=request_id,
+            session=session,
+            priority=priority,
+            max_tokens=max_tokens,
+            hash_ids=hash_ids,
+            hash_block_size=hash_block_size,
+            class_by=class_by,
+            classes=of_values,
+            class_of_all=of_all,
+            time_unit=time_unit,
+            delimiter=delimiter,
+        )
+        log = read_log(path, columns, skip_bad=skip_bad)
+        for warning in log.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        if log.skipped:
+            typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
+        counts = {"requests": len(log.records), "skipped_lines": log.skipped}
+        write_records(lines_of(log.records), output, counts, as_json)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """What `--class` says: classes by the values of a column, and that of all requests."""
+    pairs = [text.rpartition("=") for text in texts]
+    of_values = {value: name for value, sign, name in pairs if sign}
+    of_all = [name for _, sign, name in pairs if not sign]
+    if len(of_all) > 1 or (of_all and of_values):
+        raise ConfigError("--class: expected one class for all requests, or VALUE=CLASS for each")
+    return of_values, of_all[0] if of_all else None

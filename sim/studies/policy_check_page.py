@@ -69,9 +69,7 @@ def _places(findings: Sequence[Finding], what: str) -> str:
     first, *others = findings
     if not others:
         return place(first.condition)
-    like = (
-        "" if all(getattr(first, what) == getattr(each, what) for each in others) else "the like "
-    )
+    like = "the like " if len({getattr(each, what) for each in findings}) > 1 else ""
     plural = "s" if len(others) > 1 else ""
     return f"{place(first.condition)}, and {like}under {len(others)} other condition{plural}"
 

@@ -21,6 +21,7 @@ from superinfer.lab.config import load_config
 from superinfer.metrics.summary import summarise
 from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.tenants import TenantCounters
@@ -127,6 +128,22 @@ def test_a_new_stream_waits_for_one_that_has_to_be_back(stall_s: float, line: st
     )
     assert lines[:5] == [*START, LEAVES]
     assert lines[7] == line
+
+
+@pytest.mark.interpreted
+def test_a_stream_whose_cache_was_dropped_waits_for_nobody() -> None:
+    """A new request waits for a stream on the host that has to be back, whatever it is owed itself.
+    One that has begun does not: it has no age at which it would come in all the same.
+    """
+    parts: Any = SimpleNamespace(
+        any_pressing=True, places=1, machine=SimpleNamespace(total_blocks=8)
+    )
+    entrance = Entrance(rotating(), parts, parts, parts, parts, parts, parts)
+    for targets in ({}, promised(tpot_s=1.0)):
+        job = job_of(Sequence(request(0, 4, 0, **targets)), NoLengths())
+        assert entrance.yields(parts, job)
+        job.seq.output_tokens = 1
+        assert not entrance.yields(parts, job)
 
 
 @pytest.mark.interpreted

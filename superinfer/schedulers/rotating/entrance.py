@@ -123,11 +123,14 @@ class Entrance:
         return True
 
     def yields(self, draft: Draft, job: Job) -> bool:
-        """True if a new stream lets those that are out come back first: one of them has to be back
-        by now, or with it all could not be given what they are owed. Nothing is waited for while
-        nobody is here, nor by the aged.
+        """True if a new request lets streams that are out come back first: one of them has to be
+        back by now, or with it all could not be given what they are owed. Nothing is waited for
+        while nobody is here, nor by the aged, nor by a stream whose cache was dropped: it is owed
+        its next token like those on the host, and never ages.
         """
-        if job.aged or job.seq.state is not State.WAITING or not self._device.places:
+        if job.aged or job.seq.output_tokens or not self._device.places:
+            return False
+        if job.seq.state is not State.WAITING:
             return False
         waiting = self._waiting
         return waiting.any_pressing or (waiting.any_away and self._crowded(draft, job))

@@ -63,7 +63,7 @@ class Outlook:
         """A step in the mean over so many tokens of an answer: as long as lately, and longer for
         prompts of so many tokens that wait to be computed beside it.
         """
-        chunk, alone_s = max(1, self.chunk_tokens), self.step_s
+        chunk, alone_s = self.chunk_tokens, self.step_s
         with_chunk_s, recent_s = self.prefill_s(chunk), self.recent_step_s
         share = prompt_tokens / (chunk * max(1.0, answer_tokens))
         return min(max(with_chunk_s, recent_s), recent_s + share * (with_chunk_s - alone_s))

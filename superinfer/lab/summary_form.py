@@ -56,16 +56,17 @@ _Form = _Kind | _Every | Mapping[str, "_Form"]
 _Place = tuple[str | int, ...]
 
 
-def _check(value: Any, form: _Form, place: _Place, path: Path) -> None:
+def _check(value: Any, form: _Form, place: _Place, path: Path, item: bool = False) -> None:
+    """`item`: one of many, where null stands for nothing that could be missing."""
     if isinstance(form, _Kind):
         if not (form.fits(value) or (value is None and not form.needed)):
             raise _wrong(path, place, form.words, value)
-    elif value is not None:
+    elif value is not None or item:
         words, holder = (form.words, form.holder) if isinstance(form, _Every) else _OBJECT
         if not isinstance(value, holder):
             raise _wrong(path, place, words, value)
-        for key, item, below in _parts(value, form):
-            _check(item, below, (*place, key), path)
+        for key, found, below in _parts(value, form):
+            _check(found, below, (*place, key), path, isinstance(form, _Every))
 
 
 def _parts(value: Any, form: _Every | Mapping[str, _Form]) -> Iterator[tuple[Any, Any, _Form]]:
@@ -152,7 +153,7 @@ _SETTINGS: Final[Mapping[str, _Form]] = {
 _RUN: Final[Mapping[str, _Form]] = {
     "run": _SETTINGS,
     **dict.fromkeys(("hybrid", "simulated"), _FLAG),
-    "own_memory": _list(_TEXT),
+    "own_memory": _list(_THE_TEXT),
     "versions": _objects(_TEXT),
 }
 _SUMMARY: Final[Mapping[str, _Form]] = {
@@ -162,7 +163,7 @@ _SUMMARY: Final[Mapping[str, _Form]] = {
     "tenants": _objects(_GROUP),
     "replicas": _list(_REPLICA),
     "counters": _objects(_NUMBER),
-    "notes": _list(_TEXT),
+    "notes": _list(_THE_TEXT),
     "load": _LOAD,
     "trust": _TRUST,
     "run": _RUN,

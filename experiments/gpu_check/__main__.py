@@ -64,7 +64,10 @@ def _names(options: argparse.Namespace) -> list[str]:
     """The parts that are asked for, in their order; all where none is named."""
     if options.call:
         return list(CALLS[options.call])
-    return options.parts.split(",") if options.parts else list(ORDER)
+    names = options.parts.split(",") if options.parts else list(ORDER)
+    if unknown := [name for name in names if name not in ORDER]:
+        raise ConfigError(f"--parts: expected some of {','.join(ORDER)}, got {unknown[0]!r}")
+    return names
 
 
 def _run(name: str, options: argparse.Namespace, results: Results, end_s: float) -> None:

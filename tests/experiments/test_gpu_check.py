@@ -358,6 +358,15 @@ def test_weights_of_8_bits_are_ours_alone(tmp_path: Path) -> None:
     assert peer == {"point": "transformers", "skipped": "has no weights of 8 bits"}
 
 
+def test_a_part_that_is_none(tmp_path: Path) -> None:
+    """Refused in a line, and nothing is written."""
+    command = [sys.executable, "-m", "experiments.gpu_check", "--device", "cpu"]
+    command += ["--parts", "env,nope", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --parts: expected some of env,")
+    assert done.stderr.endswith("got 'nope'\n") and not (tmp_path / "out").exists()
+
+
 def test_a_part_from_the_command_line(tmp_path: Path) -> None:
     """Results, a table and the exit code; a second call finds everything done, but for `--again`.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from executor.device import free_bytes
 from executor.kv.arena import blocks_within
 from executor.kv.layout import KVLayout
@@ -12,7 +10,7 @@ from executor.steps.runner import peak_bytes
 from executor.warm_up import WARM_UP_ROWS, most_rows, most_tokens, warm_up
 from superinfer.errors import ConfigError
 from superinfer.memory.blocks.slabs import ONE_BLOCK_SLABS, SLAB_BYTES, Slabs, slabs_of
-from superinfer.schedulers.base import Scheduler
+from superinfer.schedulers.base import Scheduler, largest_step_of
 
 HOST_CACHE_BYTES = 256 << 20
 """KV cache on a CPU, where nothing says more."""
@@ -20,20 +18,30 @@ FEWEST_SLABS = 32
 """A small arena has smaller slabs, so that its precisions can still share it."""
 
 
-def slab_bytes(nbytes: int, device: torch.device) -> int:
+def slab_bytes(nbytes: int) -> int:
     """Of a slab of an arena of so many bytes."""
     return min(SLAB_BYTES, max(1, nbytes // FEWEST_SLABS))
 
 
-def slabs_for(layout: KVLayout, blocks: int, device: torch.device, smaller: bool) -> Slabs:
+def slabs_for(layout: KVLayout, blocks: int, smaller: bool) -> Slabs:
     """How blocks of all precisions share an arena of so many 16-bit blocks."""
     if not smaller:
         return ONE_BLOCK_SLABS
     sizes = layout.block_bytes
-    return slabs_of(sizes[16], sizes[8], sizes[4], slab_bytes(blocks * sizes[16], device))
+    return slabs_of(sizes[16], sizes[8], sizes[4], slab_bytes(blocks * sizes[16]))
 
 
-def blocks_that_fit(model: Model, share: float, scheduler: Scheduler, smaller: bool) -> int:
+def step_tokens(scheduler: Scheduler, max_model_len: int, prefix_caching: bool) -> int:
+    """Prefill tokens of the largest step that a scheduler may plan, and at least those with which
+    a run is warmed up: where prompts are never cut, the longest one may come whole.
+    """
+    step = largest_step_of(scheduler, max_model_len, prefix_caching)
+    return max(step.tokens, most_tokens(scheduler))
+
+
+def blocks_that_fit(
+    model: Model, share: float, scheduler: Scheduler, smaller: bool, prefix_caching: bool
+) -> int:
     """16-bit blocks beside the weights and what a largest step needs; on a CPU a fixed amount.
 
     Raises ConfigError where there is room for none.
@@ -41,11 +49,11 @@ def blocks_that_fit(model: Model, share: float, scheduler: Scheduler, smaller: b
     if model.device.type != "cuda":
         room = HOST_CACHE_BYTES
     else:
-        tokens = most_tokens(scheduler)
+        tokens = step_tokens(scheduler, model.max_model_len, prefix_caching)
         rows = max(WARM_UP_ROWS, most_rows(scheduler))
         peak = peak_bytes(lambda: warm_up(model, tokens, rows), model.device)
         room = free_bytes(model.device, share) - peak
-    blocks, _ = blocks_within(max(0, room), model.layout, smaller, slab_bytes(room, model.device))
+    blocks, _ = blocks_within(max(0, room), model.layout, smaller, slab_bytes(room))
     if blocks < 1:
         raise ConfigError(
             f"no room for KV cache: {room / 2**30:.1f} GiB are left of "

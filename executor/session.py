@@ -288,10 +288,12 @@ def _sizes(
 ) -> EngineConfig:
     """Sizes of the engine that counts the blocks of this model."""
     run, layout = config.run, model.layout
-    blocks = run.kv_blocks or blocks_that_fit(model, run.gpu_memory_utilization, scheduler, smaller)
+    blocks = run.kv_blocks or blocks_that_fit(
+        model, run.gpu_memory_utilization, scheduler, smaller, run.prefix_caching
+    )
     blocks = channel.least(blocks) if channel else blocks
     nbytes = layout.block_bytes
-    slabs = slabs_for(layout, blocks, model.device, smaller)
+    slabs = slabs_for(layout, blocks, smaller)
     return EngineConfig(
         total_blocks=blocks,
         block_tokens=layout.block_tokens,

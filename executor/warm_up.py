@@ -38,7 +38,7 @@ PAIRS = ((16, 8), (16, 4), (8, 4))
 
 
 def most_tokens(scheduler: Scheduler) -> int:
-    """Prefill tokens of a scheduler's largest step."""
+    """Prefill tokens of the largest step that is run before a run begins."""
     return int(getattr(scheduler, "max_num_batched_tokens", 0) or WARM_UP_TOKENS)
 
 

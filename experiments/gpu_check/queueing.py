@@ -49,7 +49,7 @@ def queued(context: Context, model: Model) -> Result:
 
 def _arenas(context: Context, model: Model) -> tuple[Arena, HostArena]:
     layout, device = model.layout, device_of(context)
-    size = arena_size(layout, BLOCKS, slabs_for(layout, BLOCKS, device, smaller=True))
+    size = arena_size(layout, BLOCKS, slabs_for(layout, BLOCKS, smaller=True))
     slab_blocks, pinned = size.per_slab[16], device.type == "cuda"
     host = HostArena(layout.block_bytes[16], HOST_BLOCKS, pinned=pinned, slab_blocks=slab_blocks)
     return Arena(layout, size, device), host

@@ -11,14 +11,10 @@ torch = pytest.importorskip("torch")
 
 from harness import request
 
-from executor.capacity import blocks_that_fit, slabs_for
 from executor.device import find_device
-from executor.kv.arena import arena_size
-from executor.kv.layout import KVLayout
 from executor.workload import answers_of, forced_tokens, load_workload, prompt_tokens, unheeded
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
-from superinfer.schedulers.fcfs import FcfsScheduler
 from traces.workload import Workload
 
 
@@ -61,13 +57,6 @@ def test_answers_have_the_lengths_of_the_trace():
     assert forced_tokens(request(0, 200, 0), 20, 100) == 1
 
 
-class Small:
-    """As much of a model as capacity asks for."""
-
-    layout = KVLayout(2, 2, 64, 32, torch.float32)
-    device = torch.device("cpu")
-
-
 def test_what_a_device_does_not_heed():
     """Times of the simulator's host, and a router, which a single engine has no use for."""
     assert not unheeded(load_config(None, (), replicas=1))
@@ -85,17 +74,6 @@ def test_several_engines_are_simulated_alone():
     config = load_config(None, ("run.replicas=2",), trace="any.jsonl")
     with pytest.raises(ConfigError, match=r"run\.replicas: expected 1 on a device, got 2"):
         load_workload(config)
-
-
-@pytest.mark.parametrize("smaller", [False, True])
-def test_the_cache_of_a_cpu_keeps_within_its_bytes(smaller):
-    layout = Small.layout
-    blocks = blocks_that_fit(Small(), 0.9, FcfsScheduler(), smaller)
-    slabs = slabs_for(layout, blocks, Small.device, smaller)
-    size = arena_size(layout, blocks, slabs, smaller)
-    assert 0.8 * (256 << 20) < size.nbytes <= 1.05 * (256 << 20)
-    if smaller:
-        assert slabs.blocks_4 > slabs.blocks_8 > slabs.blocks_16 > 1
 
 
 def test_devices():

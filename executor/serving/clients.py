@@ -120,9 +120,9 @@ class Clients:
     def tell(self, engine: Engine, now: float) -> bool:
         """Submit who came and cancel who went; False if nobody did."""
         self._bell.clear()  # first: who comes from here on rings again
-        told = bool(self._letters)
+        told = False
         while self._letters:
-            letter = self._letters.popleft()
+            letter, told = self._letters.popleft(), True
             if isinstance(letter, Ask):
                 self._submit(engine, letter, now)
             elif letter.index in self._in_flight:

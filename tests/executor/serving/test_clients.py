@@ -7,9 +7,11 @@ import json
 import re
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,7 +22,7 @@ from executor.serving import clients, server
 from executor.serving.bodies import CompletionBody
 from executor.serving.engine_client import Closed
 from executor.serving.exchange import Exchange
-from executor.serving.letters import Wish
+from executor.serving.letters import Leave, Wish
 from executor.serving.replies import COMPLETION, Envelope
 from executor.serving.service import Rules, Service
 from executor.steps.runner import Batch, Launched
@@ -33,6 +35,22 @@ REFUSED = (
 LONG = {"max_tokens": 4000, "ignore_eos": True}
 
 
+class JustTooLate(deque[Any]):
+    """Letters that are looked for in vain, and one of which comes right after that."""
+
+    taken = 0
+
+    def popleft(self) -> Any:
+        self.taken += 1
+        return super().popleft()
+
+    def __bool__(self) -> bool:
+        found = len(self) > 0
+        if not found:
+            self.append(Leave(7))
+        return found
+
+
 def idle(served: Served) -> None:
     """Nobody is served, and no request holds a block."""
     served.until_idle()
@@ -43,6 +61,18 @@ def idle(served: Served) -> None:
 def wishes_of(service: Service, body: CompletionBody) -> list[Wish]:
     """What a body without headers asks for."""
     return service.reader.completions(body, service.reader.objective(body, {}))
+
+
+def test_the_engine_hears_of_every_letter_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a long slice would go on without whoever has just come."""
+    crowd = clients.Clients(*[None] * 3)  # type: ignore[arg-type]
+    letters = JustTooLate()
+    monkeypatch.setattr(crowd, "_letters", letters)
+    engine: Any = SimpleNamespace(batch=SimpleNamespace(end_s=[]))
+    for _ in range(3):
+        before = letters.taken
+        assert crowd.tell(engine, 0.0) == (letters.taken > before)
+    assert letters.taken == 2
 
 
 def aborted(served: Served) -> float:

@@ -40,7 +40,7 @@ POLL_S = 0.05
 LEAVING_S = 10.0
 """For blocks of one that hung up to come back, at the most."""
 ENDING_S = 30.0
-"""For a server that was told to end."""
+"""For a server that was told to end: for the answer under way, and then for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,9 @@ def served(context: Context) -> Result:
         asyncio.run(streamed(port, 1, tokens))
         counts = TINY_STREAMS if context.tiny else STREAMS
         rows = context.kept(row(port, count, tokens) for count in counts)
-        wrong = asyncio.run(hung_up(port)) or asyncio.run(ended(process, port, tokens))
+        wrong = asyncio.run(hung_up(port))
+        limit_s = min(ENDING_S, context.left_s)
+        wrong = wrong or asyncio.run(ended(process, port, tokens, limit_s))
         wrong = wrong or next((found["wrong"] for found in rows if "wrong" in found), "")
         failed = {"ok": False, "error": wrong} if wrong else {}
         return {**rows_of(rows, opened_s=opened_s), **failed}
@@ -194,13 +196,18 @@ async def metrics(port: int) -> tuple[float, float]:
     return held, found["superinfer:request_success_total", "abort"]
 
 
-async def ended(process: subprocess.Popen[bytes], port: int, tokens: int) -> str:
+async def ended(
+    process: subprocess.Popen[bytes], port: int, tokens: int, limit_s: float = ENDING_S
+) -> str:
     """What is wrong with the end of a server that is told to end while it answers."""
     last = asyncio.create_task(answer(port, 0, tokens))
     await asyncio.sleep(POLL_S)
     process.send_signal(signal.SIGTERM)
-    found = await last
-    code = await asyncio.to_thread(process.wait, ENDING_S)
+    try:
+        found = await asyncio.wait_for(last, limit_s)
+        code = await asyncio.to_thread(process.wait, limit_s)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        return f"told to end, the server is still there after {limit_s:.0f} s"
     if code:
         return f"told to end, the server ended with {code}"
     return "" if found.tokens == tokens else f"at the end {found.tokens} tokens for {tokens}"

@@ -80,6 +80,27 @@ def test_a_request_that_stays_after_its_client(monkeypatch: pytest.MonkeyPatch) 
     assert asyncio.run(left(0.0, 1.0)) == ""
 
 
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_server_that_does_not_end(monkeypatch: pytest.MonkeyPatch, heeds: bool) -> None:
+    """Is not waited for without end, nor is its last answer."""
+
+    async def answer(port: int, number: int, tokens: int) -> Answer:
+        if heeds:  # the process ends, and its client hears nothing of it
+            await asyncio.Event().wait()
+        return Answer(0.0, 0.0, 0.0, tokens)
+
+    monkeypatch.setattr(serve, "answer", answer)
+    deaf = "" if heeds else "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    program = f"import signal, time; {deaf}print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        try:
+            said = asyncio.run(serve.ended(process, 0, 8, limit_s=0.2))
+        finally:
+            process.kill()
+    assert said == "told to end, the server is still there after 0 s"
+
+
 async def _first_token(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices": [{}]}\n\n')
     await writer.drain()

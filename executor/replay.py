@@ -19,7 +19,8 @@ from executor.clocks.yardstick import require_clock, timer_for
 from executor.device import HOST, executor_versions
 from executor.driver import Driver
 from executor.interrupt import stopping
-from executor.ranks import Channel, ranks_of
+from executor.ranks.orders import Channel
+from executor.ranks.processes import ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
 from executor.step_log import StepLog
 from executor.workload import answers_of, load_workload, unheeded

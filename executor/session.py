@@ -25,7 +25,8 @@ from executor.models import Model, load_model
 from executor.models.config import read_config
 from executor.models.t5 import T5
 from executor.opening import Stages
-from executor.ranks import Channel, LeadingMover, LeadingRunner
+from executor.ranks.leading import LeadingMover, LeadingRunner
+from executor.ranks.orders import Channel
 from executor.step_log import StepLog
 from executor.steps.runner import Runner
 from executor.warm_up import compile_kernels, enter_thread, make_ready, most_rows, most_tokens

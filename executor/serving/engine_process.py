@@ -23,7 +23,7 @@ from typing import Any
 
 from executor.models.config import read_config
 from executor.models.tokenizer import Tokenizer, load_tokenizer
-from executor.ranks import ranks_of
+from executor.ranks.processes import ranks_of
 from executor.serving.clients import Clients
 from executor.serving.engine_thread import EngineThread
 from executor.serving.letters import EngineState, Facts, Look, Over, Stop

@@ -18,7 +18,7 @@ from executor.arrivals import Arrivals
 from executor.backend import TorchBackend
 from executor.clocks.clock import RealTime
 from executor.driver import Driver
-from executor.ranks import LeadingRunner
+from executor.ranks.leading import LeadingRunner
 from executor.session import out_of_memory
 from executor.step_log import StepLog
 from superinfer.engine import Engine

@@ -15,10 +15,13 @@ from modelkit.ranks import leaves
 
 from executor.arrivals import Arrivals
 from executor.clocks.clock import GivenTimes
-from executor.histories import Histories, Names
 from executor.kv.tables import BlockTable, CopyJob, MoveJob, Moves, RequantiseJob, WaitJob
 from executor.models.config import read_config
-from executor.ranks import LeadingMover, Rows, Ticket, follow, ranks_of
+from executor.ranks.following import follow
+from executor.ranks.histories import Histories, Names
+from executor.ranks.leading import LeadingMover
+from executor.ranks.orders import Rows, Ticket
+from executor.ranks.processes import ranks_of
 from executor.replay import RunOptions, run_command
 from executor.session import ModelOptions, open_session
 from executor.steps.inputs import ChunkRows, DecodeRow
@@ -168,11 +171,8 @@ def test_a_follower_waits_for_its_own_copies():
     polled = []
     lazy.poll = lambda: polled.append(len(lazy.told)) or next(answers)
 
-    class Session:
-        mover = runner = lazy
-        model = IdleModel(16)
-
-    follow(Session, wire)
+    lazy.model = IdleModel(16)
+    follow(lazy, lazy, wire)
     assert polled == [2, 2, 2]  # all of them before the step
     copies, waits, step = lazy.told
     assert waits[0].after[0] is copies[1]
@@ -290,7 +290,7 @@ def test_the_command_on_two_ranks(folder, capsys):
 
 @pytest.mark.slow
 def test_a_rank_that_is_gone_ends_the_run(folder, monkeypatch):
-    monkeypatch.setattr("executor.ranks._rank", leaves)
+    monkeypatch.setattr("executor.ranks.processes._rank", leaves)
     with (
         pytest.raises(SuperInferError, match="a rank has ended before its time"),
         ranks_of(configuration(folder, 2), ModelOptions()) as channel,

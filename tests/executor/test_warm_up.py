@@ -17,7 +17,7 @@ from executor.kernels.ops import ops_for
 from executor.kv.arena import Arena, HostArena, arena_size
 from executor.kv.streams import InlineStreams
 from executor.kv.swap import Mover
-from executor.ranks import LeadingRunner
+from executor.ranks.leading import LeadingRunner
 from executor.session import ModelOptions, open_session
 from executor.steps.packing import PINNED_AT_ONCE, SMALL_AT_ONCE, pin_ahead, pinned_sizes
 from executor.steps.runner import Launched, Runner

@@ -45,7 +45,7 @@ def rank(index: int, size: int, meeting: str, cases, target: str) -> None:
 
 def leaves(index: int, meeting: str, config, options) -> None:
     """A rank that meets the others and is gone."""
-    from executor import ranks
+    from executor.ranks import processes
 
-    ranks._join(index, meeting, config)
+    processes._join(index, meeting, config)
     raise SystemExit(3)

@@ -38,6 +38,8 @@ from superinfer.lab.versions import processor
 from superinfer.schedulers import SCHEDULERS as REGISTERED
 
 REFERENCE_TIMEOUTS_PER_S = 800_000
+TIMEOUTS = 400_000
+"""Of SimPy alone, by which the speed of the machine is known."""
 SCHEDULERS = ("vllm", "fcfs", "priority", "rotating")
 RIVALS = tuple(name for name in REGISTERED if name not in SCHEDULERS)
 MILLION = 1_000_000
@@ -63,11 +65,9 @@ class Measurement:
     simpy_timeouts_per_s: float
 
 
-def write_standard_workload(
-    path: Path, requests: int, seed: int = 0, *, content: bool = False
-) -> None:
+def write_standard_workload(path: Path, requests: int, *, content: bool = False) -> None:
     """The standard workload as a native trace, with `content` also with content ids."""
-    gaps_s = np.random.default_rng(seed).exponential(1 / RATE_PER_S, requests)
+    gaps_s = np.random.default_rng(0).exponential(1 / RATE_PER_S, requests)
     lengths = f'"input_length":{PROMPT_TOKENS},"output_length":{OUTPUT_TOKENS}'
     with path.open("w") as file:
         for number, arrival_s in enumerate(np.cumsum(gaps_s).tolist()):
@@ -82,19 +82,19 @@ def _content(number: int) -> str:
     return f',"hash_block_size":{BLOCK_TOKENS},"hash_ids":{[*range(half), *own]}'
 
 
-def bare_simpy_timeouts_per_s(timeouts: int = 400_000) -> float:
+def bare_simpy_timeouts_per_s() -> float:
     """How many timeouts one SimPy process gets through in a CPU second, doing nothing else."""
     import simpy
 
     def ticks() -> Generator[simpy.Event, None, None]:
-        for _ in range(timeouts):
+        for _ in range(TIMEOUTS):
             yield env.timeout(1)
 
     env = simpy.Environment()
     env.process(ticks())
     started = time.process_time()
     env.run()
-    return timeouts / (time.process_time() - started)
+    return TIMEOUTS / (time.process_time() - started)
 
 
 def environment() -> dict[str, str]:

@@ -22,6 +22,8 @@ from superinfer.lab.config import load_config
 from superinfer.request import SLO, Request
 
 LIVE = (256, 1000)
+REQUESTS = 6000
+"""Of one run."""
 SCHEDULERS = ("vllm", "rotating")
 REFERENCE_TIMEOUTS_PER_S = 800_000
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 192
@@ -68,9 +70,7 @@ def decision_times(yardstick: Callable[[], float]) -> Iterator[DecisionTime]:
             )
 
 
-def decision_seconds(
-    scheduler: str, live: int, requests: int = 6000
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def decision_seconds(scheduler: str, live: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """How long each call of `plan` took while exactly `live` requests were live."""
     engine, _ = build_engine(load_config(None, (), None, scheduler=scheduler))
     ask, seconds = engine.scheduler.plan, []
@@ -84,8 +84,8 @@ def decision_seconds(
     engine.ask = timed
     workload = [
         Request(str(i), 0.0, PROMPT_TOKENS, 1024, SLO() if i % 2 else TARGETS, index=i)
-        for i in range(requests)
+        for i in range(REQUESTS)
     ]
     with no_collection():
-        simulate(engine, workload, Oracle([OUTPUT_TOKENS] * requests), LoadModel(concurrency=live))
+        simulate(engine, workload, Oracle([OUTPUT_TOKENS] * REQUESTS), LoadModel(concurrency=live))
     return np.array(seconds)

@@ -125,9 +125,9 @@ class Share:
         )
 
 
-def standard(requests: int, seed: int = 0) -> Workload:
+def standard(requests: int) -> Workload:
     """The standard workload with content ids."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     arrivals_s = np.cumsum(random.exponential(1 / RATE_PER_S, requests)).tolist()
     systems = random.integers(SYSTEM_PROMPTS, size=requests).tolist()
     return Workload(

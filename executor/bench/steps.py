@@ -23,6 +23,8 @@ from superinfer.costs.shapes import ModelShape
 
 SPARE_BYTES = 3 << 30
 """Left free for activations and graphs."""
+DECODE_S, PREFILL_S = 0.3, 0.5
+"""Of measuring, for each point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,6 @@ def measure_decode(
     source: RandomArena,
     ceilings: Ceilings,
     weight_bytes: float = 2.0,
-    budget_s: float = 0.3,
 ) -> Measured:
     """Seconds of the point's step, captured and replayed."""
     shares = {} if point.bits == 16 else {point.bits: 1.0}
@@ -91,7 +92,7 @@ def measure_decode(
         source, contexts, model.vocab, ItemBudget.of(model.layout, model.device), shares
     )
     call = greedy(model, step, source.arena)
-    timing = time_calls([call], model.device, budget_s)
+    timing = time_calls([call], model.device, DECODE_S)
     size = kv_bytes(model.layout, point.bits)
     floor_s = decode_floor_s(shape, point.batch, point.context, size, ceilings, weight_bytes)
     return Measured(
@@ -105,14 +106,13 @@ def measure_prefill(
     tokens: int,
     source: RandomArena,
     ceilings: Ceilings,
-    budget_s: float = 0.5,
 ) -> Measured:
     """Seconds of one prompt in one step, run eagerly as the runner runs long ones."""
     step = mixed_step(
         source, [], [(tokens, 0)], model.vocab, ItemBudget.of(model.layout, model.device)
     )
     call = greedy(model, step, source.arena)
-    timing = time_calls([call], model.device, budget_s, graph=False)
+    timing = time_calls([call], model.device, PREFILL_S, graph=False)
     floor_s = prefill_floor_s(shape, tokens, ceilings)
     name = f"prefill {tokens}"
     return Measured(name, timing.seconds, floor_s, timing.spread, tokens / timing.seconds)

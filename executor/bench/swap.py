@@ -18,19 +18,21 @@ LARGE_COPY = 64 << 20
 COPIES = 128
 """Copies queued in each direction before each step: they take longer than it."""
 STEPS = 16
+COPY_S, STEP_S = 0.15, 0.3
+"""Of measuring, for each rate of a link and for the step alone."""
 
 
-def link_rows(device: torch.device, sizes: dict[str, int], budget_s: float = 0.15) -> list[Row]:
+def link_rows(device: torch.device, sizes: dict[str, int]) -> list[Row]:
     """Rate of copies of blocks, each way and both at once, as a share of one large copy's rate."""
     pools, rows = Pools(device), []
     ways = {"h2d": ("h2d",), "d2h": ("d2h",), "both": ("h2d", "d2h")}
     large = min(LARGE_COPY, len(pools.host) // 2)
-    tops = {way: large / pools.seconds(large, names, budget_s) for way, names in ways.items()}
+    tops = {way: large / pools.seconds(large, names, COPY_S) for way, names in ways.items()}
     for name, size in sizes.items():
         if size > len(pools.host) // 2:
             continue
         for way, names in ways.items():
-            rate = size / pools.seconds(size, names, budget_s)
+            rate = size / pools.seconds(size, names, COPY_S)
             rows.append(
                 {
                     "block": name,
@@ -43,13 +45,11 @@ def link_rows(device: torch.device, sizes: dict[str, int], budget_s: float = 0.1
     return rows
 
 
-def slowdown(
-    device: torch.device, step: Callable[[], object], size: int, budget_s: float = 0.3
-) -> Row:
+def slowdown(device: torch.device, step: Callable[[], object], size: int) -> Row:
     """A step alone and with blocks of `size` bytes moving both ways all the while."""
     if device.type != "cuda":
         raise ValueError("copies beside steps need a GPU")
-    alone_s = time_calls([step], device, budget_s, graph=False).seconds
+    alone_s = time_calls([step], device, STEP_S, graph=False).seconds
     pools, samples = Pools(device), list[float]()
     for _ in range(STEPS):
         over = pools.start(size, COPIES)

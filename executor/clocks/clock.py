@@ -144,9 +144,9 @@ class RealTime:
         self._log = log
         self._origin_s = self._timer.read()
 
-    def restart(self, now: float = 0.0) -> None:
-        """It is `now` now."""
-        self._origin_s = self._timer.read() - now
+    def restart(self) -> None:
+        """Count from now on."""
+        self._origin_s = self._timer.read()
 
     def read(self) -> float:
         """Seconds since the start."""

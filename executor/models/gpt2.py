@@ -106,7 +106,7 @@ def load_gpt2(config: ModelConfig, loader: Loader, block_tokens: int, max_model_
     if config.tied_head:
         head = tied_head(loader, tokens)
     else:
-        head = load_head(loader, "lm_head.weight", shape.vocab, shape.hidden)
+        head = load_head(loader, shape.vocab, shape.hidden)
     return Gpt2(loader, layers, Embedding(tokens, positions), norm, head, layout, max_model_len)
 
 

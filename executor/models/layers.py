@@ -147,13 +147,13 @@ class Head:
         return self._group.join_columns(logits) if self._split else logits
 
 
-def load_head(loader: Loader, name: str, vocab: int, hidden: int) -> Head:
-    """A head of its own."""
+def load_head(loader: Loader, vocab: int, hidden: int) -> Head:
+    """A head of its own, `lm_head` in all models."""
     group = loader.group
     split = group.size > 1 and vocab % group.size == 0
     rows = group.part(vocab) if split else slice(0, vocab)
     loader = replace(loader, int8=loader.int8_head)
-    return Head(loader.linear([outputs(name, (vocab, hidden), rows)]), group, split)
+    return Head(loader.linear([outputs("lm_head.weight", (vocab, hidden), rows)]), group, split)
 
 
 def tied_head(loader: Loader, embedding: Tensor) -> Head:

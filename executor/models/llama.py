@@ -152,7 +152,7 @@ def load_llama(
     if config.tied_head:
         head = tied_head(loader, embedding)
     else:
-        head = load_head(loader, "lm_head.weight", shape.vocab, shape.hidden)
+        head = load_head(loader, shape.vocab, shape.hidden)
     return Llama(config, loader, layers, embedding, norm, head, layout, max_model_len)
 
 

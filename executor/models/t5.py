@@ -214,7 +214,7 @@ def load_t5(config: ModelConfig, loader: Loader, block_tokens: int, max_model_le
     if config.tied_head and not loader.weights.has("lm_head.weight"):
         head = tied_head(loader, embedding)
     else:
-        head = load_head(loader, "lm_head.weight", shape.vocab, shape.hidden)
+        head = load_head(loader, shape.vocab, shape.hidden)
     return T5(
         config,
         loader,

@@ -28,7 +28,7 @@ PAIRS = 4
 # -- outlier channels -----------------------------------------------------------------------------
 
 
-def with_outliers(source: Path, target: Path, seed: int = 0) -> Path:
+def with_outliers(source: Path, target: Path) -> Path:
     """Write the Llama in `source` to `target` with channels of K that are far larger; `target`.
 
     In each KV head two rotated pairs of channels (i, i + D/2), drawn at random, become 12 times as
@@ -45,7 +45,7 @@ def with_outliers(source: Path, target: Path, seed: int = 0) -> Path:
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
             weights = {name: w.float() for name, w in load_file(path).items()}
-            found += _scale_all(weights, config, seed)
+            found += _scale_all(weights, config)
             save_file(weights, target / path.name, metadata={"format": "pt"})
         elif path.is_file():
             shutil.copyfile(path, target / path.name)
@@ -56,7 +56,7 @@ def with_outliers(source: Path, target: Path, seed: int = 0) -> Path:
     return target
 
 
-def _scale_all(weights: dict[str, Tensor], config: dict[str, Any], seed: int) -> int:
+def _scale_all(weights: dict[str, Tensor], config: dict[str, Any]) -> int:
     """Scale the projections in place; how many there were."""
     heads = int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads", heads))
@@ -67,7 +67,7 @@ def _scale_all(weights: dict[str, Tensor], config: dict[str, Any], seed: int) ->
         for part, count in (("q_proj", heads), ("k_proj", kv_heads)):
             if part in name:
                 layer = int(name.split("layers.")[1].split(".")[0])
-                factors = _factors(len(weight) // count, kv_heads, (seed, layer))
+                factors = _factors(len(weight) // count, kv_heads, layer)
                 if part == "q_proj":
                     factors = (1 / factors).repeat_interleave(heads // kv_heads, dim=0)
                 weight.mul_(factors.reshape(-1, *(1,) * (weight.dim() - 1)))
@@ -75,9 +75,9 @@ def _scale_all(weights: dict[str, Tensor], config: dict[str, Any], seed: int) ->
     return found
 
 
-def _factors(head_dim: int, kv_heads: int, seed: tuple[int, int]) -> Tensor:
-    """[kv_heads, head_dim]: the factor of each channel of K."""
-    random = np.random.default_rng(seed)
+def _factors(head_dim: int, kv_heads: int, layer: int) -> Tensor:
+    """[kv_heads, head_dim]: the factor of each channel of K, drawn anew for each layer."""
+    random = np.random.default_rng((0, layer))
     factors = torch.ones(kv_heads, head_dim)
     for head in range(kv_heads):
         pairs = torch.from_numpy(random.choice(head_dim // 2, OUTLIER_PAIRS, replace=False))
@@ -117,14 +117,14 @@ class RecallText:
 
 
 def recall_text(
-    filler: Sequence[int], count: int, distance_tokens: int, block_tokens: int, seed: int = 0
+    filler: Sequence[int], count: int, distance_tokens: int, block_tokens: int
 ) -> RecallText:
     """Passages of `filler` that come again `distance_tokens` later, and keys with values.
 
     `distance_tokens` is a multiple of the tokens of a block. A key is asked for whose value stood
     at the very front, among others, that far back.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     length = distance_tokens + PASSAGE
     starts = np.linspace(0, len(filler) - length - 1, count).astype(int)
     passages: list[list[int]] = []

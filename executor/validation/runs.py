@@ -21,15 +21,13 @@ from superinfer.lab.results import CONFIG, load_run
 Summary = dict[str, Any]
 
 
-def run_device(
-    trace: str, options: Sequence[str], profile: Path, out: Path, timeout_s: float | None = None
-) -> Path:
+def run_device(trace: str, options: Sequence[str], profile: Path, out: Path) -> Path:
     """`superinfer-exec run` with that profile for predictions; the result folder."""
     command = [sys.executable, "-m", "executor", "run", trace, *options]
     command += ["--set", f"run.costs={json.dumps(str(profile))}"]
     if load_profile(profile).yardstick:
         command += ["--clock", "steady"]
-    return _run(command, out, timeout_s)
+    return _run(command, out)
 
 
 def simulate(device: Path, profile: Path, out: Path, timeout_s: float | None = None) -> Path:
@@ -64,7 +62,7 @@ def model_of(name: str) -> str:
     return str(source_of(name))
 
 
-def _run(command: list[str], out: Path, timeout_s: float | None) -> Path:
+def _run(command: list[str], out: Path, timeout_s: float | None = None) -> Path:
     """Run a command that writes a result folder; its error becomes ours, in one line. Ctrl-C, which
     both hear, leaves nothing of this run: it cannot be compared.
     """

@@ -26,13 +26,13 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
     rows = sorted(summary["shared"], key=lambda each: each["gpus"])
     figure = Figure(figsize=(10.5, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    _line(left, rows, "p99_ttft_ms", BLUE, "shared cluster")
+    _line(left, rows, "p99_ttft_ms", BLUE)
     left.axhline(TTFT_MS, color=GREY, ls=":", label=f"to be kept: {TTFT_MS:g} ms")
     alone = summary["separate"]["chat"]["p99_ttft_ms"]["mean"]
     left.axhline(alone, color=BLUE, ls="--", lw=1.0, label="chat cluster")
     left.set_ylim(0, None)
     left.set_ylabel("chat: P99 TTFT (ms)")
-    _line(right, rows, "tokens_per_s", GREEN, "shared cluster")
+    _line(right, rows, "tokens_per_s", GREEN)
     alone = summary["separate"]["batch"]["tokens_per_s"]["mean"]
     right.axhline(alone, color=GREEN, ls="--", lw=1.0, label="batch cluster")
     right.set_ylabel("batch: output tokens/s")
@@ -49,8 +49,8 @@ def write_picture(summary: Mapping[str, Any], folder: Path) -> None:
     write_png(figure, folder / PICTURE)
 
 
-def _line(axes: Axes, rows: list[Mapping[str, Any]], key: str, colour: str, name: str) -> None:
-    """Means over the seeds with their intervals."""
+def _line(axes: Axes, rows: list[Mapping[str, Any]], key: str, colour: str) -> None:
+    """Of the shared cluster, means over the seeds with their intervals."""
     gpus = np.array([row["gpus"] for row in rows])
     found = [row[key] for row in rows]
     means = np.array([each["mean"] for each in found])
@@ -59,4 +59,4 @@ def _line(axes: Axes, rows: list[Mapping[str, Any]], key: str, colour: str, name
         for end in ("low", "high")
     )
     bars = (means - low, high - means)
-    axes.errorbar(gpus, means, bars, fmt="o-", color=colour, label=name)
+    axes.errorbar(gpus, means, bars, fmt="o-", color=colour, label="shared cluster")

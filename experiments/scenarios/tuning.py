@@ -55,11 +55,10 @@ def vllm_grid(
         yield ARMS[mode].with_settings("", *settings)
 
 
-def vllm_v1_grid(
-    budgets: Sequence[int] = (256, 384, 512, 1024, 2048), most_seqs: Sequence[int] = (128, 256)
-) -> Iterator[Arm]:
+def vllm_v1_grid() -> Iterator[Arm]:
     """Ways of running vLLM V1, with priorities or without."""
-    for tokens, seqs, policy in product(budgets, most_seqs, ("fcfs", "priority")):
+    budgets = (256, 384, 512, 1024, 2048)
+    for tokens, seqs, policy in product(budgets, (128, 256), ("fcfs", "priority")):
         yield ARMS[VLLM_V1].with_settings(
             "",
             f"scheduler.max_num_batched_tokens={tokens}",
@@ -102,8 +101,9 @@ def tensorrt_llm_grid(
         )
 
 
-def edf_grid(budgets: Sequence[int] = (256, 384, 512, 2048)) -> Iterator[Arm]:
+def edf_grid() -> Iterator[Arm]:
     """Ways of running the classic order: the simplest that knows deadlines."""
+    budgets = (256, 384, 512, 2048)
     for tokens, preempts, way in product(budgets, ("true", "false"), ("recompute", "swap")):
         yield ARMS[EDF].with_settings(
             "",

@@ -113,7 +113,7 @@ def points(found: Numbers) -> Measured:
 
 
 def _hundredths(found: Numbers, keys: Sequence[str], unit: str) -> Measured:
-    value, low, high = (_times(found[key], 100) for key in keys)
+    value, low, high = (_per_cent(found[key]) for key in keys)
     return Measured(float("nan") if value is None else value, low, high, unit)
 
 
@@ -139,7 +139,7 @@ def _four(
     arms, found = part["arms"], part["differences"][part["star"]["reference"]][ours]
     share = arms[ours][ATTAINMENT]
     kept = Measured(
-        100 * share["mean"], _times(share["low"], 100), _times(share["high"], 100), signed=False
+        100 * share["mean"], _per_cent(share["low"]), _per_cent(share["high"]), signed=False
     )
     ttft, batch, peak = (relative(found[key]) for key in (P99_TTFT, BATCH, PEAK_KV))
     whose, p99, attained, lost, memory = claims
@@ -258,5 +258,5 @@ def _outcome(value_meets: bool, interval_meets: bool) -> str:
     return HOLDS if interval_meets else IN_THE_MEAN
 
 
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else factor * value
+def _per_cent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

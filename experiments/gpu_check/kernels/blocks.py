@@ -52,10 +52,10 @@ def rope_write(context: Context) -> Result:
     return verdict(errors, tolerance(context, 5e-3))
 
 
-def tables(context: Context, head_dim: int, positions: int = 4096) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of Llama's rotary embedding, [positions, D / 2]."""
+def tables(context: Context, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of Llama's rotary embedding, [4096, D / 2]."""
     exponents = torch.arange(0, head_dim, 2, device=context.device) / head_dim
-    angles = torch.arange(positions, device=context.device)[:, None] * 500000.0**-exponents
+    angles = torch.arange(4096, device=context.device)[:, None] * 500000.0**-exponents
     return angles.cos().float(), angles.sin().float()
 
 

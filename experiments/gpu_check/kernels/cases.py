@@ -26,12 +26,12 @@ SHAPES = {
 }
 
 
-def layout_of(context: Context, shape: str, layers: int = 2) -> tuple[int, KVLayout]:
-    """Query heads and layout of one of `SHAPES`."""
+def layout_of(context: Context, shape: str) -> tuple[int, KVLayout]:
+    """Query heads, and the layout of two layers, of one of `SHAPES`."""
     heads, kv_heads, head_dim, block_tokens = SHAPES[shape]
     if context.tiny:
         heads, kv_heads = 2 * heads // kv_heads, 2
-    return heads, KVLayout(layers, kv_heads, head_dim, block_tokens, dtype_of(context))
+    return heads, KVLayout(2, kv_heads, head_dim, block_tokens, dtype_of(context))
 
 
 def chunk_table(source: RandomArena, count: int, before: int, shares: Shares) -> Table:

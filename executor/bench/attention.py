@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from executor.calibration.cases import RandomArena, decode_step, mixed_step
-from executor.calibration.timing import Timing, cache_bytes, time_calls
+from executor.calibration.timing import Timing, copies_beyond_cache, time_calls
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
 from executor.steps.items import ItemBudget
@@ -163,7 +163,7 @@ def _dense(
     layout = heads.layout
     shape = (batch, layout.kv_heads, context, layout.head_dim)
     one = 2 * layout.dtype.itemsize * batch * layout.kv_heads * context * layout.head_dim
-    sets = max(2, min(8, -(-3 * cache_bytes(device) // one)))
+    sets = copies_beyond_cache(one, device, 8)
 
     def randn(*size: int) -> Tensor:
         return torch.randn(size, device=device, dtype=layout.dtype)

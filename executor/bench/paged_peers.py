@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from executor.bench.attention import Heads, Peer
-from executor.calibration.timing import Timing, cache_bytes, time_calls
+from executor.calibration.timing import Timing, copies_beyond_cache, time_calls
 
 VLLM_MODULES = (
     "vllm.v1.attention.ops.triton_unified_attention",
@@ -187,7 +187,7 @@ def _time(attention: Callable[[Pages], Attend], prompts: bool) -> Peer:
         size = (batch, context, context if prompts else 1)
         layout = heads.layout
         one = 2 * batch * context * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
-        count = max(2, min(8, -(-3 * cache_bytes(device) // one)))
+        count = copies_beyond_cache(one, device, 8)
         torch.empty(one, dtype=torch.uint8, device=device)  # too much is known before it is filled
         calls = [attention(Pages.random(heads, size, device, seed)) for seed in range(count)]
         for call in calls:

@@ -171,10 +171,10 @@ def _repeats(once_s: float, budget_s: float) -> int:
 
 def copies_beyond_cache(nbytes: int, device: torch.device, most: int = 32) -> int:
     """How many input sets of `nbytes` have to take turns so that none is still cached."""
-    return max(2, min(most, -(-3 * cache_bytes(device) // max(nbytes, 1))))
+    return max(2, min(most, -(-3 * _cache_bytes(device) // max(nbytes, 1))))
 
 
-def cache_bytes(device: torch.device) -> int:
+def _cache_bytes(device: torch.device) -> int:
     """The last-level cache: a GPU's L2 as it states it, 32 MiB assumed on a CPU."""
     if device.type != "cuda":
         return 32 << 20

@@ -46,16 +46,7 @@ def timer_for(clock: str, device: torch.device, reference_s: float = 0.0) -> Tim
 def yardstick() -> Callable[[], None]:
     """The work."""
     device = torch.device("cpu")
-    model = load_model(
-        TINY,
-        device=device,
-        dtype=torch.float32,
-        random_weights=False,
-        int8=False,
-        block_tokens=BLOCK_TOKENS,
-        max_model_len=None,
-        seed=0,
-    )
+    model = load_model(TINY, device=device, dtype=torch.float32, block_tokens=BLOCK_TOKENS)
     source = RandomArena(model.layout, {16: BLOCKS}, device)
     runner = Runner(model, source.arena)
     vocab = model.vocab

@@ -50,21 +50,16 @@ from executor.kernels.tiles import (
 )
 from executor.kernels.widen import is_widened, widened_product
 
-TILES: dict[int, tuple[Tile, ...]] = {
-    80: (
+TILES: dict[int, tuple[Tile, ...]] = dict.fromkeys(
+    (80, 90),
+    (
         Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
         Tile(rows=32, outs=64, depth=128, warps=2, stages=3),
         Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
         Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
     ),
-    90: (
-        Tile(rows=16, outs=32, depth=256, warps=2, stages=4),
-        Tile(rows=32, outs=64, depth=128, warps=2, stages=3),
-        Tile(rows=64, outs=64, depth=128, warps=4, stages=4),
-        Tile(rows=128, outs=128, depth=64, warps=8, stages=4),
-    ),
-}
-
+)
+"""For weights of 8 bits."""
 WIDE: dict[int, tuple[Tile, ...]] = {
     80: (),
     90: (

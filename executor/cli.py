@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from executor.interrupt import INTERRUPTED
 from executor.options import (
     ClockName,
     ConfigOptions,
@@ -28,7 +29,6 @@ from superinfer.errors import SuperInferError
 from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
 from superinfer.lab.options import AsJson, NoPlots
 
-INTERRUPTED = 130
 MORE_COMMANDS = (
     "executor.bench.cli",
     "executor.calibration.cli",

@@ -11,7 +11,7 @@ import numpy as np
 from executor.answers import Answer, Answers
 from executor.arrivals import Arrivals
 from executor.defaults import device_and_model
-from executor.interrupt import stopping
+from executor.interrupt import INTERRUPTED, stopping
 from executor.models import Model
 from executor.models.base import check_length
 from executor.models.config import read_config
@@ -30,8 +30,6 @@ from executor.translate import translate
 from superinfer.errors import InputError
 from superinfer.lab.config import Config, load_config
 from superinfer.request import Request
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)

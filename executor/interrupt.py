@@ -7,8 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from executor.driver import Driver
+if TYPE_CHECKING:
+    from executor.driver import Driver
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended."""
 
 
 @contextmanager

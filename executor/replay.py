@@ -18,7 +18,7 @@ from executor.clocks.timers import SteadyTimer
 from executor.clocks.yardstick import require_clock, timer_for
 from executor.device import HOST, executor_versions
 from executor.driver import Driver
-from executor.interrupt import stopping
+from executor.interrupt import INTERRUPTED, stopping
 from executor.ranks.orders import Channel
 from executor.ranks.processes import ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
@@ -40,8 +40,6 @@ from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
 from superinfer.plan import Plan
 from traces.workload import Workload
-
-INTERRUPTED = 130
 
 Summary = dict[str, Any]
 

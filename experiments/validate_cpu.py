@@ -38,6 +38,7 @@ import numpy as np
 from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
 from executor.device import executor_versions
+from executor.interrupt import INTERRUPTED
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.tables import write_pages
@@ -52,7 +53,6 @@ KV_BLOCKS = 120
 LONGEST = 512
 SEED = 0
 SEQUENCES = 32
-INTERRUPTED = 130
 THREADS = "OMP_NUM_THREADS"
 LEAST_MINUTES = 0.1
 """That `superinfer-exec calibrate` takes."""

@@ -16,6 +16,7 @@ from types import FrameType
 
 import uvicorn
 
+from executor.interrupt import INTERRUPTED
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
 from executor.serving.app import build_app
@@ -30,7 +31,6 @@ from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 
-INTERRUPTED = 130
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
 LOOK_EVERY_S = 1.0

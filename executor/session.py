@@ -11,7 +11,7 @@ import torch
 
 from executor.arrivals import Traffic
 from executor.backend import Texts, TorchBackend
-from executor.capacity import blocks_that_fit, slabs_for
+from executor.capacity import host_arena, sizes_of
 from executor.clocks.clock import Clock, RealTime
 from executor.clocks.timers import Timer
 from executor.device import Device, asked_bytes, find_device, is_out_of_memory
@@ -33,12 +33,11 @@ from executor.warm_up import compile_kernels, enter_thread, make_ready, most_row
 from superinfer.costs import CalibratedCost, CostModel, HostCost, StepCost, build_cost
 from superinfer.costs.learned import LearnedCost
 from superinfer.costs.shapes import ModelShape
-from superinfer.engine import Engine, EngineConfig
+from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.memory.base import Ladder
-from superinfer.memory.blocks.slabs import NO_SMALL
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
 
@@ -51,7 +50,6 @@ HOST = HostCost(step_s=0.001, per_sequence_s=5e-6, origin="assumed")
 """For predictions, where no profile has measured it."""
 STEP_SIZES = "scheduler.max_num_batched_tokens, scheduler.max_num_seqs or --kv-blocks"
 """Settings on which the memory of a step depends."""
-PINNED_AT_ONCE_BYTES = 8 << 30
 MOST_ROWS = 256
 """Decodes of the largest graphs, if the scheduler names no limit of its own."""
 
@@ -126,27 +124,19 @@ def open_session(
     _require(config, channel)
     device = find_device(config.run.device)
     stages = Stages(device.torch)
-    scheduler, memory = config.build_scheduler(), config.build_memory()
-    if hasattr(scheduler, "tell_lengths"):
-        scheduler.tell_lengths(true_length or (lambda request: 1))
+    scheduler, memory = _scheduler(config, true_length), config.build_memory()
     with out_of_memory("loading the model"):
         model = _model(config, options, device, _block_tokens(config, scheduler))
     stages.end("weights")
     cost = _cost(config, device, model)
     smaller = isinstance(memory, Ladder)
-    if model.device.type == "cuda":
-        with out_of_memory("compiling kernels"):
-            compile_kernels(model)
-        stages.end("kernels")
+    _compile(model, stages)
     with out_of_memory("laying out the KV cache", "--kv-blocks or run.host_memory_gib"):
-        sizes = _sizes(config, model, scheduler, smaller, channel)
-        arena = Arena(
-            model.layout,
-            arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller),
-            device.torch,
-        )
+        sizes = sizes_of(config.run, model, scheduler, smaller, channel)
+        size = arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller)
+        arena = Arena(model.layout, size, device.torch)
         engine = Engine(scheduler, memory, cost, sizes, sink, _believed(config, cost))
-        host = _host(engine, device)
+        host = host_arena(engine, device.torch)
     stages.end("blocks")
     runner, mover, moves = _at_work(model, (arena, host), device, channel)
     if runner.asynchronous:
@@ -190,6 +180,23 @@ def _require(config: Config, channel: Channel | None) -> None:
         raise ConfigError(
             f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
         )
+
+
+def _scheduler(config: Config, true_length: Callable[[Request], int] | None) -> Scheduler:
+    """The scheduler; one that asks for true lengths is told of one token if nobody knows them."""
+    scheduler: Scheduler = config.build_scheduler()
+    tell_lengths = getattr(scheduler, "tell_lengths", None)
+    if tell_lengths is not None:
+        tell_lengths(true_length or (lambda request: 1))
+    return scheduler
+
+
+def _compile(model: Model, stages: Stages) -> None:
+    """On a GPU, all kernels of steps."""
+    if model.device.type == "cuda":
+        with out_of_memory("compiling kernels"):
+            compile_kernels(model)
+        stages.end("kernels")
 
 
 def _at_work(
@@ -282,40 +289,3 @@ def _believed(config: Config, cost: StepCost) -> CostModel:
     if learns is None:
         learns = not isinstance(cost, CalibratedCost)
     return LearnedCost(cost) if learns else cost
-
-
-def _sizes(
-    config: Config, model: Model, scheduler: Scheduler, smaller: bool, channel: Channel | None
-) -> EngineConfig:
-    """Sizes of the engine that counts the blocks of this model."""
-    run, layout = config.run, model.layout
-    blocks = run.kv_blocks or blocks_that_fit(
-        model, run.gpu_memory_utilization, scheduler, smaller, run.prefix_caching
-    )
-    blocks = channel.least(blocks) if channel else blocks
-    nbytes = layout.block_bytes
-    slabs = slabs_for(layout, blocks, smaller)
-    return EngineConfig(
-        total_blocks=blocks,
-        block_tokens=layout.block_tokens,
-        block_bytes=nbytes[16],
-        small_block_bytes=(nbytes[8], nbytes[4]) if smaller else NO_SMALL,
-        slabs=slabs,
-        host_blocks=int(run.host_memory_gib * 2**30 // nbytes[16]),
-        max_model_len=model.max_model_len,
-        layers=layout.layers,
-        prefix_caching=run.prefix_caching,
-        lag=run.lag,
-    )
-
-
-def _host(engine: Engine, device: Device) -> HostArena | None:
-    """Host memory for swapped caches and cached prefixes; what is not pinned at once comes when it
-    is needed.
-    """
-    blocks, nbytes = engine.host.total + engine.host.cache_total, engine.config.block_bytes
-    if not blocks:
-        return None
-    first = min(blocks, max(1, PINNED_AT_ONCE_BYTES // nbytes))
-    slab_blocks = engine.config.slabs.blocks_16
-    return HostArena(nbytes, first, pinned=device.torch.type == "cuda", slab_blocks=slab_blocks)

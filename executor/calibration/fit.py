@@ -1,13 +1,13 @@
-"""From real steps to what a profile says beside its kernels: factors, host time, launching."""
+"""From real steps to what a profile says beside its kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 
+from executor.calibration.errors import judged
 from executor.calibration.factors import (
     HIGHEST,
     LOWEST,
@@ -20,7 +20,14 @@ from executor.calibration.factors import (
     parts_of,
     scaled,
 )
-from executor.calibration.steps import Errors, HostFit, Steps, fit_host, predictions
+from executor.calibration.host_time import (
+    DEVICE_SHARE,
+    HostFit,
+    between_s,
+    host_fits,
+    least_launch_s,
+)
+from executor.calibration.steps import Steps
 from executor.step_log import Step
 from superinfer.costs import CalibratedCost
 from superinfer.costs.profile import HostCost, Profile
@@ -33,9 +40,6 @@ MOST_SHARED = 1.5
 """A CPU that is slowed down by more is no device to calibrate."""
 DENSE_PART, PREFILL_PART = 0, 2
 """Columns of `parts_of`."""
-DEVICE_SHARE = 0.7
-"""Of a step that is launched kernel by kernel: where the device needs less of it, the step waits
-for its launches; where it needs more than the rest, the launches wait for it."""
 
 
 def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
@@ -48,33 +52,23 @@ def with_steps(profile: Profile, shape: ModelShape, steps: Steps) -> Profile:
     chunked = replace(profile.host, chunked_s=of_chunks[0], next_chunk_s=of_chunks[1])
     profile = scaled(replace(profile, host=chunked), factors)
     cost = CalibratedCost(profile, shape)
-    launching = _host(steps.fitted, cost, HostFit(0.0, 0.0))
-    planning = _host(steps.driven, cost, launching)
-    host = HostFit(
-        launching.step_s + planning.step_s, launching.per_sequence_s + planning.per_sequence_s
-    )
-    least_s = 0.0
-    if _launched_one_by_one(steps.fitted):
-        least_s = launch_seconds([(s, launching) for s in steps.fitted], cost)
-        # Each step of the driver has a shape that nobody has run before.
-        least_s = launch_seconds([(s, host) for s in steps.driven], cost) or least_s
+    launching, host = host_fits(steps, cost)
     known = HostCost(
         host.step_s,
         host.per_sequence_s,
         "measured",
-        launch_s=least_s,
+        launch_s=least_launch_s(steps, cost, launching, host),
         chunked_s=of_chunks[0],
         next_chunk_s=of_chunks[1],
-        between_s=_between_s(steps.fitted, launching),
+        between_s=between_s(steps.fitted, launching),
     )
     profile = replace(profile, host=known)
-    judged = _judged(profile, shape, steps, launching, host)
+    errors = judged(steps, CalibratedCost(profile, shape), launching, host)
     shared = shared_factor(profile, steps, cost, host)
     if shared > 1.0:
-        profile = scaled(profile, Factors(shared=shared))
-        profile = with_host(profile, shared)
+        profile = with_host(scaled(profile, Factors(shared=shared)), shared)
     in_step = entry(replace(factors, shared=shared))
-    return replace(profile, fit={**profile.fit, **judged, "in_step": in_step})
+    return replace(profile, fit={**profile.fit, **errors, "in_step": in_step})
 
 
 def shared_factor(profile: Profile, steps: Steps, cost: CalibratedCost, host: HostFit) -> float:
@@ -91,67 +85,6 @@ def shared_factor(profile: Profile, steps: Steps, cost: CalibratedCost, host: Ho
         return 1.0
     measured_s = sum(step.seconds for step in steps.driven)
     return min(MOST_SHARED, max(1.0, measured_s / predicted_s))
-
-
-def _judged(
-    profile: Profile, shape: ModelShape, steps: Steps, launching: HostFit, host: HostFit
-) -> dict[str, dict[str, float]]:
-    """Errors of whole steps. Those of the driver are single ones, that nothing repeated."""
-    cost = CalibratedCost(profile, shape)
-    found = {
-        "step": predictions(steps.unseen, cost, launching).entry(),
-        "step_decode": predictions(steps.unseen, cost, launching, skip_chunks=True).entry(),
-        "step_prefill": predictions(steps.unseen, cost, launching, skip_chunks=False).entry(),
-        "driver_step": predictions(steps.driven, cost, host).entry(),
-    }
-    if (queued := _queued_predictions(steps.unseen, cost, launching)).shares:
-        found["step_queued"] = queued.entry()
-    found["driver_step"]["mean"] = found["driver_step"].pop("heldout_mape", 0.0)
-    return found
-
-
-def _between_s(steps: Sequence[Step], launching: HostFit) -> float:
-    """What steps that are queued ahead take beyond their replay: the median of those that the
-    device takes longer for than the host; 0 without any.
-    """
-    found = [
-        step.queued_s - step.replay_s
-        for step in steps
-        if step.queued_s is not None
-        and step.replay_s is not None
-        and launching.seconds(step.sequences) < step.replay_s
-    ]
-    return max(0.0, median(found)) if found else 0.0
-
-
-def _queued_predictions(steps: Sequence[Step], cost: CalibratedCost, launching: HostFit) -> Errors:
-    """Errors of steps that are queued ahead: the host's time is hidden, or all there is."""
-    errors = Errors()
-    for step in steps:
-        if step.queued_s is not None:
-            device_s = step.device_s(cost) + cost.between_s
-            errors.add(max(launching.seconds(step.sequences), device_s), step.queued_s)
-    return errors
-
-
-def _launched_one_by_one(steps: Sequence[Step]) -> bool:
-    """True on a GPU where no step with chunks comes from a graph. Where some do, all others are
-    large, and it is the device that takes long for them.
-    """
-    replayed = [step for step in steps if step.replay_s is not None]
-    return bool(replayed) and not any(step.chunks for step in replayed)
-
-
-def launch_seconds(steps: Sequence[tuple[Step, HostFit]], cost: CalibratedCost) -> float:
-    """Least time of a step with chunks: the median of those whose kernels take much less than the
-    step, its host time left out. 0 if there are none.
-    """
-    found = []
-    for step, host in steps:
-        device_s = step.seconds - host.seconds(step.sequences)
-        if step.chunks and step.device_s(cost) < DEVICE_SHARE * device_s:
-            found.append(device_s)
-    return median(found) if found else 0.0
 
 
 def _factors(
@@ -218,14 +151,3 @@ def _device_seconds(steps: Sequence[Step]) -> np.ndarray:
     for.
     """
     return np.array([s.seconds if s.replay_s is None else s.replay_s for s in steps])
-
-
-def _host(steps: Sequence[Step], cost: CalibratedCost, known: HostFit) -> HostFit:
-    """What steps of decodes alone take beyond kernels and `known`; of all steps if there are none.
-
-    Steps with chunks may wait for their launches and would bring that into it.
-    """
-    plain = [step for step in steps if not step.chunks] or list(steps)
-    devices = [s.device_s(cost) if s.replay_s is None else s.replay_s for s in plain]
-    beside = [d + known.seconds(s.sequences) for s, d in zip(plain, devices, strict=True)]
-    return fit_host(plain, beside)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -23,7 +23,7 @@ from executor.session import Session
 from executor.step_log import Step, StepLog
 from executor.steps.runner import Batch, Runner
 from executor.workload import answers_of
-from superinfer.costs.base import Chunk, CostModel
+from superinfer.costs.base import Chunk
 from superinfer.plan import Plan, Work
 from superinfer.request import Request
 from superinfer.slo_classes import PRESETS
@@ -238,85 +238,3 @@ def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:
         for index in range(count)
     ]
     return Workload(requests, answers)
-
-
-@dataclass(frozen=True, slots=True)
-class HostFit:
-    """Seconds beside the kernels: `step_s + per_sequence_s * sequences`."""
-
-    step_s: float
-    per_sequence_s: float
-    steps: int = 0
-
-    def seconds(self, sequences: int) -> float:
-        """Of one step."""
-        return self.step_s + self.per_sequence_s * sequences
-
-
-def fit_host(steps: Sequence[Step], beside: Sequence[float]) -> HostFit:
-    """A line through the seconds that each step took beside what is known of it.
-
-    The steps are put into groups by the number of their sequences and each group counts with its
-    median, so that a step that something else disturbed does not count. Neither part is negative.
-    """
-    groups: dict[int, list[float]] = {}
-    for step, known_s in zip(steps, beside, strict=True):
-        groups.setdefault(_group(step.sequences), []).append(step.seconds - known_s)
-    if not groups:
-        return HostFit(0.0, 0.0)
-    x = np.array(sorted(groups), dtype=float)
-    y = np.array([median(groups[int(n)]) for n in x])
-    weights = np.sqrt([len(groups[int(n)]) for n in x])
-    slope = 0.0
-    if len(x) > 1:
-        slope = max(0.0, float(np.polyfit(x, y, 1, w=weights)[0]))
-    base = float(np.average(y - slope * x, weights=weights**2))
-    if base < 0.0:
-        slope = max(0.0, float((weights**2 * x * y).sum() / (weights**2 * x * x).sum()))
-        base = 0.0
-    return HostFit(base, slope, len(steps))
-
-
-def _group(sequences: int) -> int:
-    """Powers of the square root of two."""
-    return round(2 ** (round(2 * math.log2(max(1, sequences))) / 2))
-
-
-@dataclass(slots=True)
-class Errors:
-    """Predicted against measured seconds."""
-
-    shares: list[float] = field(default_factory=list)
-    signed: list[float] = field(default_factory=list)
-
-    def add(self, predicted_s: float, measured_s: float) -> None:
-        """One step."""
-        self.signed.append(predicted_s / measured_s - 1)
-        self.shares.append(abs(self.signed[-1]))
-
-    @property
-    def mean(self) -> float:
-        """Mean absolute error."""
-        return float(np.mean(self.shares)) if self.shares else 0.0
-
-    def entry(self) -> dict[str, float]:
-        """For a profile's `fit`."""
-        if not self.shares:
-            return {"points": 0}
-        return {
-            "heldout_mape": self.mean,
-            "heldout_median": float(np.median(self.shares)),
-            "heldout_p90": float(np.quantile(self.shares, 0.9)),
-            "points": len(self.shares),
-        }
-
-
-def predictions(
-    steps: Sequence[Step], cost: CostModel, host: HostFit, skip_chunks: bool | None = None
-) -> Errors:
-    """Errors of `device + host` over steps; of those with (False) or without chunks (True) only."""
-    errors = Errors()
-    for step in steps:
-        if skip_chunks is None or skip_chunks != bool(step.chunks):
-            errors.add(step.device_s(cost) + host.seconds(step.sequences), step.seconds)
-    return errors

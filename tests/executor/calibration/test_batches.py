@@ -17,13 +17,13 @@ from torch import Tensor
 from executor.calibration import calibrate as calibration
 from executor.calibration.calibrate import rotated_steps
 from executor.calibration.cases import RandomArena, decode_step
+from executor.calibration.errors import step_errors
+from executor.calibration.host_time import fit_host
 from executor.calibration.products import gemm_sizes, measure_gemm
 from executor.calibration.steps import (
     LEAST_BATCHES,
     Limits,
     Shape,
-    fit_host,
-    predictions,
     random_workload,
     run_batches,
     spread_out,
@@ -50,8 +50,8 @@ def test_host_time_is_what_the_kernels_leave() -> None:
     host = fit_host(steps, [step.device_s(cost) for step in steps])  # type: ignore[arg-type]
     assert host.step_s == pytest.approx(0.002, rel=0.1)
     assert host.per_sequence_s == pytest.approx(1e-4, rel=0.1)
-    errors = predictions(steps[:-1], cost, host)  # type: ignore[arg-type]
-    assert errors.mean < 0.02
+    errors = step_errors(steps[:-1], cost, host)  # type: ignore[arg-type]
+    assert np.mean(errors) < 0.02
 
 
 def test_host_time_is_not_negative() -> None:

@@ -31,7 +31,7 @@ from superinfer.errors import ConfigError
 def test_what_cannot_be_opened_is_known_before_kernels(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: str
 ) -> None:
-    monkeypatch.setattr(calibration, "measure_kernels", lambda *_arguments: 1 / 0)
+    monkeypatch.setattr(calibration, "kernels_in_rounds", lambda *_arguments: 1 / 0)
     wish = replace(Wish("tiny", "cpu", ModelOptions(), 0.1), **options)
     with pytest.raises(ConfigError, match=expected):
         calibrate(wish, print)

@@ -22,11 +22,9 @@ from executor.calibration.factors import (
     scaled,
 )
 from executor.calibration.fit import MOST_SHARED, shared_factor, with_steps
+from executor.calibration.host_time import HostFit
 from executor.calibration.report import profile_lines, unsteady
-from executor.calibration.steps import (
-    HostFit,
-    Steps,
-)
+from executor.calibration.steps import Steps
 from executor.step_log import Step
 from superinfer.costs import CalibratedCost, Chunk, load_shape
 from superinfer.costs.profile import HostCost, Kernel, Profile

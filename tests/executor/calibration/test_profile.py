@@ -15,18 +15,15 @@ import numpy as np
 import pytest
 from calibration_kit import Linear
 
-from executor.calibration import calibrate as calibration
+from executor.calibration import rounds as kernel_rounds
 from executor.calibration.factors import (
     Factors,
     scaled,
 )
-from executor.calibration.fit import launch_seconds, with_steps
+from executor.calibration.fit import with_steps
+from executor.calibration.host_time import HostFit, launch_seconds
 from executor.calibration.report import profile_lines, simulation_of
-from executor.calibration.steps import (
-    HostFit,
-    Limits,
-    Steps,
-)
+from executor.calibration.steps import Limits, Steps
 from executor.calibration.timing import Deadline
 from executor.kv.layout import PRECISIONS
 from executor.step_log import Step
@@ -37,10 +34,10 @@ from superinfer.costs.profile import HostCost, Profile
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_it_is_told_how_many_rounds_there_are(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """For each names every kernel again."""
-    monkeypatch.setattr(calibration, "measure_kernels", lambda *_: iter(()))
+    monkeypatch.setattr(kernel_rounds, "measure_kernels", lambda *_: iter(()))
     said: list[str] = []
     subject: Any = SimpleNamespace(rounds=rounds)
-    assert calibration.kernels_in_rounds(subject, Deadline(1.0), said.append) == {}
+    assert kernel_rounds.kernels_in_rounds(subject, Deadline(1.0), said.append) == {}
     told = [f"kernels, round {number} of {rounds}" for number in range(1, rounds + 1)]
     assert said == (told if rounds > 1 else [])
 

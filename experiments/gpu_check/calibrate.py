@@ -14,7 +14,7 @@ from executor.calibration.subject import Wish
 from executor.session import ModelOptions
 from executor.steps.graphs import MIXED_ROWS
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.floors import tiny_config
+from experiments.gpu_check.small import tiny_config
 from superinfer import COMPILED
 
 MODEL = "llama-3.1-8b"

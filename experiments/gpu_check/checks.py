@@ -301,10 +301,11 @@ def line(result: Result) -> str:
         return f"FAILED {reason[0][:160] if reason else ''}"
     shown = {k: v for k, v in result.items() if isinstance(v, int | float | str)}
     shown = {k: v for k, v in shown.items() if k != "ok"}
-    return "ok " + " ".join(f"{key}={_short(value)}" for key, value in list(shown.items())[:9])
+    return "ok " + " ".join(f"{key}={short(value)}" for key, value in list(shown.items())[:9])
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A figure as tables show it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

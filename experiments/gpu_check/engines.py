@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from executor.bench.engines import Load, engines
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.floors import rows_of, tiny_config
+from experiments.gpu_check.floors import rows_of
+from experiments.gpu_check.small import tiny_config
 
 
 def both(context: Context) -> Result:

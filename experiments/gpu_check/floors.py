@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from typing import Any
 
 from executor.bench.session import POINTS, PREFILLS, TINY_POINTS, Session
 from executor.calibration.timing import Deadline
-from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.graphs import SMALL
+from experiments.gpu_check.checks import Check, Context, Result, short
 from experiments.gpu_check.setting import device_of, dtype_of
+from experiments.gpu_check.small import tiny_config
 
 Row = dict[str, Any]
 
@@ -26,16 +25,6 @@ def session(context: Context, source: str, int8: bool = False) -> Session:
     return found
 
 
-def tiny_config(context: Context) -> str:
-    """A `config.json` that a CPU can carry."""
-    path = context.work / "tiny" / "config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    smaller = {"head_dim": 32, "intermediate_size": 256, "vocab_size": 512}
-    path.write_text(json.dumps({**SMALL, **sizes, **smaller}), encoding="utf-8")
-    return str(path)
-
-
 def rows_of(found: list[Row], **more: Any) -> Result:
     """Rows with a line of text for each."""
     return {"rows": found, "table": [shown(row) for row in found], "points": len(found), **more}
@@ -47,11 +36,8 @@ def shown(row: Row) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if key == "seconds" or (key.endswith("_s") and not key.endswith("per_s")):
-        return f"{value * 1000:.3f}ms"
-    return f"{value:.4g}"
+    seconds = key == "seconds" or (key.endswith("_s") and not key.endswith("per_s"))
+    return f"{value * 1000:.3f}ms" if seconds and isinstance(value, float) else short(value)
 
 
 def open_model(context: Context) -> Result:

@@ -5,11 +5,10 @@ late: equal bit for bit.
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from unittest.mock import patch
 
 import torch
 
@@ -22,30 +21,9 @@ from executor.steps.step import StepInputs
 from executor.warm_up import enter_thread
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.kernels.cases import MIXES
-from experiments.gpu_check.setting import (
-    device_of,
-    dtype_of,
-    poison,
-    randn,
-    tolerance,
-    verdict,
-)
+from experiments.gpu_check.setting import device_of, poison, randn, tolerance, verdict
+from experiments.gpu_check.small import config_file, small_model
 
-SMALL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 1024,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "intermediate_size": 2048,
-    "vocab_size": 4096,
-    "max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
 DECODES = (
     ((1, ()), "16"),
     ((2, ()), "mixed"),
@@ -62,66 +40,37 @@ MIXED = (
     ((7, ((505, 900),)), "16"),
     ((2, ((1000, 40), (5, 800))), "mixed"),
 )
+MOST_ROWS = 16
+"""Of these steps that decode."""
 STEPS = DECODES + MIXED
 """Decodes and `(tokens, context before)` of chunks, and a mix of precisions."""
 
 
-@contextmanager
-def late() -> Iterator[None]:
+def late() -> AbstractContextManager[object]:
     """Every kernel launched after the end of the one before, for a while."""
-    from executor.kernels import early
+    from executor.kernels.early import EARLY
 
-    kept = dict(early.EARLY)
-    try:
-        early.EARLY.update(dict.fromkeys(kept, False))
-        yield
-    finally:
-        early.EARLY.update(kept)
-
-
-def small_model(context: Context, **changes: object) -> Model:
-    """A Llama of three layers with random weights."""
-    import json
-
-    path = context.work / f"small-{os.getpid()}" / "config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
-    return load_model(path, device=device_of(context), dtype=dtype_of(context), random_weights=True)
+    return patch.dict(EARLY, dict.fromkeys(EARLY, False))
 
 
 def replay(context: Context) -> Result:
     """Small batches in all mixes of precisions, each with keys of its own."""
     if context.tiny:
         return {"skipped": "CUDA graphs need a GPU"}
-    model = small_model(context)
-    return _compare(context, model, most_rows=16)
+    return _compare(context, small_model(context))
 
 
 def replay_int8(context: Context) -> Result:
     """The same with int8 weights, and Llama-3.1-8B's head dimension."""
     if context.tiny:
         return {"skipped": "CUDA graphs need a GPU"}
-    small_model(context, head_dim=128)
-    path = context.work / f"small-{os.getpid()}" / "config.json"
-    model = load_model(
-        path, device=device_of(context), dtype=dtype_of(context), random_weights=True, int8=True
-    )
-    return _compare(context, model, most_rows=16)
+    return _compare(context, small_model(context, int8=True, head_dim=128))
 
 
-def _compare(context: Context, model: Model, most_rows: int) -> Result:
+def _compare(context: Context, model: Model) -> Result:
     source = RandomArena(model.layout, 800, device_of(context))
-    runner, others = Runner(model, source.arena), product_graph(context)
-    begin_s = time.perf_counter()
-    runner.capture(most_rows, 1200)
-    torch.cuda.synchronize()
-    capture_s = time.perf_counter() - begin_s
-    del others
-    poison(context)
-    graphs = runner.graphs
-    assert graphs is not None
-    errors: dict[str, float] = {}
-    unlike: dict[str, float] = {}
+    runner, capture_s = _captured(context, Runner(model, source.arena))
+    errors, unlike = dict[str, float](), dict[str, float]()
     for (rows, chunks), mix in STEPS:
         name = f"{rows} rows {mix}{''.join(f' {tokens}@{before}' for tokens, before in chunks)}"
         source.reshuffle()
@@ -130,29 +79,53 @@ def _compare(context: Context, model: Model, most_rows: int) -> Result:
             decode_rows(source, lengths, model.vocab, MIXES[mix]),
             chunk_rows(source, list(chunks), model.vocab, MIXES[mix]),
         )
-        with late():
-            eager = graphs.eager(batch)
-        replayed = graphs.replay(batch)
-        if eager is None or replayed is None:
-            errors[f"{name}: no graph took it"] = float("inf")
-            continue
-        first, tokens = replayed().clone(), runner.outputs[: batch.wanted].clone()
-        repeated = graphs.replay(batch)
-        again = first[:0] if repeated is None else repeated()
-        torch.cuda.synchronize()
-        some, first, again = (logits[: batch.wanted] for logits in (eager, first, again))
-        finite = bool(torch.isfinite(some).all())
-        equal = torch.equal(some, first) and torch.equal(first, again)
-        equal = equal and torch.equal(tokens, some.argmax(-1))
-        difference = float((some - first).abs().max())
-        errors[name] = 0.0 if finite and equal else difference or float("inf")
-        plain = runner.forward(_unpadded(runner, batch)).float()
-        unlike[name] = float((first - plain).norm() / plain.norm())
+        found = _replayed(runner, batch)
+        if found is None:
+            errors[f"{name}: no graph took it"] = math.inf
+        else:
+            errors[name], unlike[name] = found
     # For other numbers of rows cuBLAS takes other kernels, so padding is within a tolerance alone.
     bound = max(1e-4, tolerance(context, 3e-2))
-    if max(unlike.values(), default=0.0) > bound:
-        errors |= {f"{name}, not padded": error for name, error in unlike.items() if error > bound}
-    return verdict(errors, 0.0, graphs=len(graphs), capture_s=capture_s, unpadded=unlike)
+    errors |= {f"{name}, not padded": error for name, error in unlike.items() if error > bound}
+    graphs = 0 if runner.graphs is None else len(runner.graphs)
+    return verdict(errors, 0.0, graphs=graphs, capture_s=capture_s, unpadded=unlike)
+
+
+def _captured(context: Context, runner: Runner) -> tuple[Runner, float]:
+    """The runner with graphs, and the seconds that took; what others captured before is gone."""
+    others = product_graph(context)
+    begin_s = time.perf_counter()
+    runner.capture(MOST_ROWS, 1200)
+    torch.cuda.synchronize()
+    capture_s = time.perf_counter() - begin_s
+    del others
+    poison(context)
+    return runner, capture_s
+
+
+def _replayed(runner: Runner, batch: Batch) -> tuple[float, float] | None:
+    """How far logits of a replay are from those of the same step run eagerly, 0 if bits and tokens
+    are the same, and, as a share, from those without padding; None where no graph takes the step.
+    """
+    graphs = runner.graphs
+    assert graphs is not None
+    with late():
+        eager = graphs.eager(batch)
+    replayed = graphs.replay(batch)
+    if eager is None or replayed is None:
+        return None
+    first, tokens = replayed().clone(), runner.outputs[: batch.wanted].clone()
+    repeated = graphs.replay(batch)
+    again = first[:0] if repeated is None else repeated()
+    torch.cuda.synchronize()
+    some, first, again = (logits[: batch.wanted] for logits in (eager, first, again))
+    finite = bool(torch.isfinite(some).all())
+    equal = torch.equal(some, first) and torch.equal(first, again)
+    equal = equal and torch.equal(tokens, some.argmax(-1))
+    difference = float((some - first).abs().max())
+    plain = runner.forward(_unpadded(runner, batch)).float()
+    unlike = float((first - plain).norm() / plain.norm())
+    return 0.0 if finite and equal else difference or math.inf, unlike
 
 
 def product_graph(context: Context) -> torch.cuda.CUDAGraph:
@@ -181,8 +154,8 @@ def models(context: Context) -> Result:
 
     device, errors = device_of(context), {}
     narrow = small_model(context)
-    path = context.work / f"small-{os.getpid()}" / "config.json"
-    wide = load_model(path, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps())
+    file = config_file(context, "small", {})
+    wide = load_model(file, device=device, dtype=torch.float32, random_weights=True, ops=TorchOps())
     copy_weights(narrow, wide)
     for name, contexts, chunks in (
         ("prefill", [], [(70, 0), (33, 0)]),

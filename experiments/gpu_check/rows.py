@@ -10,7 +10,7 @@ from torch import Tensor
 
 from executor.calibration.ceilings import copy_bandwidth
 from executor.calibration.timing import Call, time_calls
-from experiments.gpu_check.checks import Context, Result
+from experiments.gpu_check.checks import Context, Result, short
 from experiments.gpu_check.setting import device_of, tolerance
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ def ceiling(context: Context) -> float:
 
 def outcome(rows: list[Row], **more: Any) -> Result:
     """Rows, and the same as lines of text; a row with an error does not fail the others."""
-    lines = ["   " + "  ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows]
+    lines = ["   " + "  ".join(f"{k}={short(v)}" for k, v in row.items()) for row in rows]
     fails = [row for row in rows if "error" in row]
     return {"ok": len(fails) < len(rows) or not rows, "rows": rows, "table": lines, **more}
 
@@ -47,10 +47,6 @@ def told(context: Context, what: str, rows: list[Row], worst: float) -> Result:
         return found
     context.cache.setdefault(what, []).extend(rows)
     return outcome(rows, worst=worst)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def guarded(row: Row, measure: Callable[[], Row]) -> Row:

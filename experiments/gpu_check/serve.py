@@ -26,7 +26,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from experiments.gpu_check.checks import Check, Context, Result, end_with
-from experiments.gpu_check.floors import rows_of, tiny_config
+from experiments.gpu_check.floors import rows_of
+from experiments.gpu_check.small import tiny_config
 from experiments.studykit.http_client import HOST, asked
 
 COMPLETIONS = "/v1/completions"

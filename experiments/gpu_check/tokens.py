@@ -16,8 +16,6 @@ device. Two things are compared with a run under memory pressure:
 from __future__ import annotations
 
 import gc
-import json
-import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,9 +37,8 @@ from executor.steps import runner as runners
 from executor.steps.runner import Runner
 from executor.workload import answers_of, load_workload
 from experiments.gpu_check.checks import Check, Context, Result
-from experiments.gpu_check.floors import tiny_config
-from experiments.gpu_check.graphs import SMALL
 from experiments.gpu_check.scenarios.scenes import HERE
+from experiments.gpu_check.small import config_file, tiny_config
 from superinfer.lab.config import Config, load_config
 from superinfer.metrics import RunMetrics
 
@@ -219,12 +216,7 @@ def config_of(
 
 def source_of(context: Context, changes: dict[str, int]) -> str:
     """A `config.json` of a model that is small enough to play whole runs quickly."""
-    if context.tiny:
-        return tiny_config(context)
-    path = context.work / f"layers-{os.getpid()}" / "config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
-    return str(path)
+    return tiny_config(context) if context.tiny else config_file(context, "layers", changes)
 
 
 def play(config: Config, options: ModelOptions) -> Played:

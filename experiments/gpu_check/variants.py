@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -40,13 +41,8 @@ def tiles(module: str, change: dict[str, int]) -> Iterator[None]:
 
     table = import_module(f"executor.kernels.{module}").TILES
     key = capability(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    kept = table[key]
-    try:
-        if change:
-            table[key] = _changed(kept, change)
+    with patch.dict(table, {key: _changed(table[key], change)} if change else {}):
         yield
-    finally:
-        table[key] = kept
 
 
 def _changed(entry: Any, change: dict[str, int]) -> Any:

@@ -23,7 +23,7 @@ from executor.bench.session import PARTS, TINY_POINTS, Points, Session
 from executor.calibration.cases import RandomArena
 from executor.calibration.timing import Deadline
 from experiments.gpu_check.checks import Context
-from experiments.gpu_check.floors import tiny_config
+from experiments.gpu_check.small import tiny_config
 
 POINTS = Points(TINY_POINTS[:3], (64,))
 

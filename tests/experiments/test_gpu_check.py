@@ -29,8 +29,8 @@ from experiments.gpu_check.checks import (
     run_check,
     run_part,
 )
-from experiments.gpu_check.floors import tiny_config
 from experiments.gpu_check.parts import CALLS, ORDER, part
+from experiments.gpu_check.small import tiny_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
 

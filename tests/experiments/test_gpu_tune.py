@@ -15,6 +15,7 @@ import torch
 from executor.kernels import decode_attention, linear, linear_fused, widen
 from executor.kernels.ops import ops_for
 from experiments.gpu_check import rows as gpu_rows
+from experiments.gpu_check import small
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.rows import Row
 from experiments.gpu_check.tune import int8, steps, wide
@@ -134,7 +135,7 @@ def test_each_process_reads_a_model_of_its_own(
     monkeypatch.setattr(steps, "load_model", lambda path, **_more: read.append(path))
     context.device = "cuda"
     for process in (7, 8):
-        monkeypatch.setattr(steps.os, "getpid", lambda process=process: process)
+        monkeypatch.setattr(small.os, "getpid", lambda process=process: process)
         steps.layers_of_8b(context)
     assert len({*read}) == 2 and all(Path(path).is_file() for path in read)
 

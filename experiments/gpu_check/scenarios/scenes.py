@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Context
-from experiments.gpu_check.floors import tiny_config
+from experiments.gpu_check.small import tiny_config
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import InputError
 

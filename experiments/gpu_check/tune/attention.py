@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 
@@ -135,14 +136,11 @@ def prefill_tiles(context: Context, rows: int, change: dict[str, int]) -> Result
     from executor.kernels.tiles import capability
 
     key = capability(device_of(context))
-    kept = kernel.TILES[key]
-    try:
-        kernel.TILES[key] = {n: table for n, table in kept.items() if n <= rows}
+    few = {n: table for n, table in kernel.TILES[key].items() if n <= rows}
+    with patch.dict(kernel.TILES, {key: few}):
         with tiles("prefill_attention", change):
             error = prefill_error(context)
         found = prefill(context, change)
-    finally:
-        kernel.TILES[key] = kept
     for row in found["rows"]:
         row["tile"] = prefill_name(rows, change)
     return told(context, "prefill", found["rows"], error)

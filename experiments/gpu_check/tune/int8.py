@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -62,19 +63,15 @@ def tile(context: Context, rows: int, shape: tuple[int, int, int, int, int]) -> 
     from executor.kernels.tiles import Tile
 
     worst, found = 0.0, list[Row]()
-    choose, warps = kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR
-    try:
-        kernel.tile_of_product = lambda *_: Tile(*shape)
+    with patch.object(kernel, "tile_of_product", lambda *_: Tile(*shape)):
         for n, k in sizes(context):
             x, weights, scales = drawn(context, rows, n, k)
             for share in SHARES[:1] if context.tiny else SHARES:
-                kernel.WARPS_PER_PROCESSOR = share
-                for _ in range(2):
-                    worst = max(worst, error(context, x, weights[0], scales))
                 row = {"m": rows, "n": n, "k": k, "tile": str(shape), "share to": share}
-                found.append(guarded(row, partial(rated, context, x, weights, scales)))
-    finally:
-        kernel.tile_of_product, kernel.WARPS_PER_PROCESSOR = choose, warps
+                with patch.object(kernel, "WARPS_PER_PROCESSOR", share):
+                    for _ in range(2):
+                        worst = max(worst, error(context, x, weights[0], scales))
+                    found.append(guarded(row, partial(rated, context, x, weights, scales)))
     return told(context, "int8", found, worst)
 
 
@@ -109,14 +106,12 @@ def widening(rows: int | None, piece_bytes: int | None = None) -> Iterator[None]
     """Widen weights from so many rows on (None: never), in pieces of so many bytes, for a while."""
     from executor.kernels import widen
 
-    kept, size = dict(widen.WIDEN_FROM), widen.PIECE_BYTES
-    try:
-        widen.WIDEN_FROM.update(dict.fromkeys(kept, rows))
-        widen.PIECE_BYTES = piece_bytes or size
+    starts = widen.WIDEN_FROM
+    with (
+        patch.dict(starts, dict.fromkeys(starts, rows)),
+        patch.object(widen, "PIECE_BYTES", piece_bytes or widen.PIECE_BYTES),
+    ):
         yield
-    finally:
-        widen.WIDEN_FROM.update(kept)
-        widen.PIECE_BYTES = size
 
 
 def sizes(context: Context) -> tuple[tuple[int, int], ...]:

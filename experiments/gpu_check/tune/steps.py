@@ -4,11 +4,10 @@ and late and in every replay, and how long beside those that run now.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import product
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -21,8 +20,8 @@ from executor.models import Model, load_model
 from executor.steps.items import ItemBudget
 from executor.steps.step import StepInputs
 from experiments.gpu_check.checks import Context, Result
-from experiments.gpu_check.floors import session, tiny_config
-from experiments.gpu_check.graphs import SMALL, late
+from experiments.gpu_check.floors import session
+from experiments.gpu_check.graphs import late
 from experiments.gpu_check.kernels import reference
 from experiments.gpu_check.kernels.cases import MIXES
 from experiments.gpu_check.rows import Row, outcome
@@ -35,6 +34,7 @@ from experiments.gpu_check.setting import (
     tolerance,
     verdict,
 )
+from experiments.gpu_check.small import config_file, tiny_config
 
 ROWS = (1, 16, 32)
 CONTEXT = 1024
@@ -78,14 +78,12 @@ def fusing(context: Context) -> Iterator[None]:
     """Steps of few rows by fused products, for a while."""
     from executor.kernels import linear_fused
 
-    kept, types = dict(linear_fused.FUSED), linear_fused.TYPES
-    try:
-        linear_fused.FUSED.update(dict.fromkeys(kept, True))
-        linear_fused.TYPES = (dtype_of(context),)
+    fused = linear_fused.FUSED
+    with (
+        patch.dict(fused, dict.fromkeys(fused, True)),
+        patch.object(linear_fused, "TYPES", (dtype_of(context),)),
+    ):
         yield
-    finally:
-        linear_fused.FUSED.update(kept)
-        linear_fused.TYPES = types
 
 
 def asked(context: Context) -> Result:
@@ -115,17 +113,11 @@ def asked(context: Context) -> Result:
     return outcome(rows_now + rows_asked)
 
 
-@contextmanager
-def asking() -> Iterator[None]:
+def asking() -> AbstractContextManager[object]:
     """Decode attention that is launched early asks for its first blocks, for a while."""
-    from executor.kernels import decode_attention
+    from executor.kernels.decode_attention import ASKED
 
-    kept = dict(decode_attention.ASKED)
-    try:
-        decode_attention.ASKED.update(dict.fromkeys(kept, True))
-        yield
-    finally:
-        decode_attention.ASKED.update(kept)
+    return patch.dict(ASKED, dict.fromkeys(ASKED, True))
 
 
 def products(context: Context) -> dict[str, float]:
@@ -177,13 +169,8 @@ def logits(context: Context) -> tuple[dict[str, float], int]:
 
 def layers_of_8b(context: Context) -> Model:
     """Two layers of Llama-3.1-8B with a small vocabulary."""
-    path = tiny_config(context)
-    if not context.tiny:
-        # Of its own: processes that rehearse side by side would read what others are writing.
-        folder = context.work / f"layers-8b-{os.getpid()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = str(folder / "config.json")
-        (folder / "config.json").write_text(json.dumps({**SMALL, **LAYERS_OF_8B}), encoding="utf-8")
+    tiny = context.tiny
+    path = tiny_config(context) if tiny else config_file(context, "layers-8b", LAYERS_OF_8B)
     place = {"device": device_of(context), "dtype": dtype_of(context), "ops": ops_of(context)}
     return load_model(path, random_weights=True, **place)
 

@@ -4,9 +4,9 @@ among programs beside the library, each checked before it is timed, then whole d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
+from unittest.mock import patch
 
 from torch import Tensor
 
@@ -63,17 +63,11 @@ def whole_steps(context: Context, rows: int) -> list[Row]:
         return found + measured_steps(context, "shared", (rows,))
 
 
-@contextmanager
-def sharing(tile: Tile | None) -> Iterator[None]:
+def sharing(tile: Tile | None) -> AbstractContextManager[object]:
     """Have products of few outputs take this tile for a while; None: none."""
-    from executor.kernels import linear
+    from executor.kernels.linear import NARROW
 
-    kept = dict(linear.NARROW)
-    try:
-        linear.NARROW.update(dict.fromkeys(kept, (tile,) if tile else ()))
-        yield
-    finally:
-        linear.NARROW.update(kept)
+    return patch.dict(NARROW, dict.fromkeys(NARROW, (tile,) if tile else ()))
 
 
 def drawn(context: Context, rows: int, n: int, k: int) -> tuple[Tensor, list[Tensor]]:

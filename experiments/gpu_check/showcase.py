@@ -92,7 +92,7 @@ def quality(context: Context) -> Result:
     """KL divergence and change of perplexity of each mix, on the shipped model with these kernels;
     with outlier channels, too, as large models have them.
     """
-    from executor.quality.cli import Settings, measure
+    from executor.quality.measure import Settings, measure
 
     windows, length, distance = (2, 128, 128) if context.tiny else (16, 512, 1024)
     settings = Settings(device=context.device, windows=windows, length=length, distance=distance)

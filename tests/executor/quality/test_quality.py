@@ -18,7 +18,6 @@ from executor_runs import call
 
 from executor.kv.layout import KVLayout
 from executor.models import load_model
-from executor.quality.cli import Settings, figures, measure, write_figures
 from executor.quality.evaluation import (
     EXACT,
     FORMS,
@@ -29,6 +28,8 @@ from executor.quality.evaluation import (
     _requantise_per_token,
     windows_of,
 )
+from executor.quality.figures import figures, write_figures
+from executor.quality.measure import Settings, measure
 from executor.quality.probes import PASSAGE, recall, recall_text, with_outliers
 from experiments.tiny.folder import write_folder
 from experiments.tiny.llama import Shape, initial_weights
@@ -375,7 +376,7 @@ def test_errors_are_one_line(
 def test_windows_that_no_memory_holds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    monkeypatch.setattr("executor.device.memory_bytes", lambda device: 1 << 10)
+    monkeypatch.setattr("executor.quality.measure.memory_bytes", lambda device: 1 << 10)
     code, _, errors = call(monkeypatch, capsys, *arguments(folder))
     assert code == 2 and "and the device has 0.0" in errors
 
@@ -383,7 +384,7 @@ def test_windows_that_no_memory_holds(
 def test_a_path_is_looked_at_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    monkeypatch.setattr("executor.quality.cli.measure", lambda settings: 1 / 0)
+    monkeypatch.setattr("executor.quality.measure.measure", lambda settings: 1 / 0)
     bad = arguments(folder, "-o", "/dev/null/profile.json")
     assert call(monkeypatch, capsys, *bad)[0] == 2
 

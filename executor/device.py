@@ -29,6 +29,12 @@ _GPUS = {
 }
 """By a part of the name that the driver gives, the preset of nominal figures."""
 _ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGTP]?i?B)", re.IGNORECASE)
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "size calculation overflowed",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _MEMORY = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
 _PROBE_BYTES = 32 << 20
@@ -115,10 +121,11 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for what torch raises where there is too little memory, on a GPU or on the host."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "size calculation overflowed"))
+    """True for what is raised where there is too little memory, on a GPU or on the host: by torch,
+    and by what takes a GPU's memory beside it (pinning, cuBLAS, a kernel that Triton loads).
+    """
+    told = any(words in str(error) for words in _NO_MEMORY)
+    return told or isinstance(error, torch.OutOfMemoryError)
 
 
 def asked_bytes(error: RuntimeError) -> str:

@@ -57,11 +57,6 @@ class SlabAllocator:
         self._used = dict.fromkeys(block_bytes, 0)
         """Slabs by bits."""
 
-    @property
-    def spare_slabs(self) -> int:
-        """Slabs that no precision has."""
-        return len(self._spare)
-
     def free_places(self, bits: int) -> int:
         """Places that a precision can hand out without another slab."""
         return self._used[bits] * self.per_slab[bits] - self.live[bits]
@@ -104,7 +99,7 @@ class SlabAllocator:
         first; none of `but_bits`.
         """
         found = [
-            (self._live_in(slab) * self.block_bytes[slab.bits], index)
+            ((len(slab.free) - slab.free_count) * self.block_bytes[slab.bits], index)
             for index, slab in self._slabs.items()
             if slab.bits != but_bits and self.free_places(slab.bits) >= self.per_slab[slab.bits]
         ]
@@ -140,10 +135,6 @@ class SlabAllocator:
         return np.concatenate(parts) if parts else NO_OFFSETS
 
     # -- inside ---------------------------------------------------------------------------------
-
-    @staticmethod
-    def _live_in(slab: _Slab) -> int:
-        return len(slab.free) - slab.free_count
 
     def _take_some(self, bits: int, limit: int) -> Offsets:
         """Up to `limit` places of the lowest slab that has any."""

@@ -46,7 +46,7 @@ class TierPlaces:
             self.back_up(node)
         if node in self._due:
             del self._due[node]
-            self._copy_now(node, table)
+            self._device.orders.append(self._job(node, table))  # the device waits for it
         return table.offsets
 
     def drop(self, node: Node, blocks: int) -> None:
@@ -114,10 +114,6 @@ class TierPlaces:
         self._free.clear()
 
     # -- inside ---------------------------------------------------------------------------------
-
-    def _copy_now(self, node: Node, table: BlockTable) -> None:
-        """A copy that the device waits for."""
-        self._device.orders.append(self._job(node, table))
 
     def _job(self, node: Node, table: BlockTable) -> CopyJob:
         hosted = self.nodes[node]

@@ -95,7 +95,7 @@ def test_thin_slabs_are_emptied_for_other_precisions() -> None:
         counted.take()
     for name in [n for n in list(placer.held) if cast("int", n) % 3]:
         placer.drop(name)
-    spare = placer.places.spare_slabs
+    spare = placer.places.room(8) // placer.places.per_slab[8]
     assert (slabs_of(placer, 16), spare) == (5, WORK_SLABS)
     taken = placer.take(8, (spare + 1) * counted.slabs.blocks_8)
     (move,) = placer.orders

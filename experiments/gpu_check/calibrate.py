@@ -1,6 +1,4 @@
-"""Profiles of Llama-3.1-8B in bf16, and of 70B with int8 weights, as `superinfer-exec calibrate`
-writes them.
-"""
+"""A profile of Llama-3.1-8B in bf16, as `superinfer-exec calibrate` writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ from experiments.gpu_check.small import tiny_config
 from superinfer import COMPILED
 
 MODEL = "llama-3.1-8b"
-LARGE = "llama-3.1-70b"
 LONGEST = 32768
 FAST = Grids(
     # A step with chunks that a graph replays has one of its sizes.

@@ -16,7 +16,7 @@ class Entry:
     """Where a part is, and how it is run."""
 
     module: str
-    """Below this package; its `CHECKS` are those of the part."""
+    """Below this package, and behind a colon the name of the part's checks, if not `CHECKS`."""
     seconds: float
     """At the most; what it has not come to then, it says."""
     fast_seconds: float
@@ -42,12 +42,12 @@ ORDER: dict[str, Entry] = {
     "tokens": Entry("tokens", 300, 110, 95, side_by_side=True),
     "showcase": Entry("showcase", 200, 40, 12),
     "70b": Entry("large", 400, 35, 20),
-    "calibrate-70b": Entry("calibrate_large", 500, 150, 130, _profiles("llama-3.1-70b")),
+    "calibrate-70b": Entry("large:PROFILE", 500, 150, 130, _profiles("llama-3.1-70b")),
     "memcheck": Entry("memcheck", 300, 45, 29, side_by_side=True),
-    "scenarios": Entry("scenarios.part", 500, 220, 165, ("runs/{check}",)),
+    "scenarios": Entry("scenarios.run:SCENARIOS", 500, 220, 165, ("runs/{check}",)),
     "run": Entry("scenarios.run", 500, 90, 65, ("runs/{check}",)),
     "validate": Entry("scenarios.validation", 300, 30, 10, ("validation",), side_by_side=True),
-    "gain": Entry("scenarios.gain", 60, 15, 4),
+    "gain": Entry("scenarios.validation:SUMMARIES", 60, 15, 4),
     "peers": Entry("speed.peers", 300, 60, 29, rehearsed=True),
     "tune": Entry("tune.part", 200, 120, 96, rehearsed=True),
     "speed": Entry("speed.part", 400, 90, 60, rehearsed=True),
@@ -79,6 +79,8 @@ What needs no device (`validate`, `gain`) is no part of them."""
 def part(name: str, fast: bool) -> Part:
     """A part; its module is imported here, so that one that fails to import fails alone."""
     entry = ORDER[name]
-    checks = import_module(f"experiments.gpu_check.{entry.module}").CHECKS
+    module, _, named = entry.module.partition(":")
+    found = import_module(f"experiments.gpu_check.{module}")
+    checks = getattr(found, named or "CHECKS")
     seconds = entry.fast_seconds if fast else entry.seconds
     return Part(checks, seconds, entry.artefacts, entry.side_by_side, entry.rehearsed)

@@ -30,7 +30,6 @@ from executor.steps.runner import Runner
 from executor.validation.runs import summary
 from experiments.gpu_check import (
     calibrate,
-    calibrate_large,
     env,
     floors,
     large,
@@ -178,7 +177,7 @@ def test_a_small_gpu_is_not_asked_for_70b(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(large, "memory_bytes", lambda device: 85e9)
     assert large.too_small(given, large.STEPS_BYTES) == {}
     skipped = {"skipped": "wants a GPU of 100 GB, this one has 85"}
-    assert calibrate_large.CHECKS["calibrate"](given) == skipped
+    assert large.PROFILE["calibrate"](given) == skipped
     monkeypatch.setattr(large, "memory_bytes", lambda device: 42e9)
     for check in large.CHECKS.values():
         assert check(given) == {"skipped": "wants a GPU of 78 GB, this one has 42"}

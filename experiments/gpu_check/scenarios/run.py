@@ -117,3 +117,5 @@ def checks_of(*scenes: str) -> dict[str, Check]:
 
 
 CHECKS: dict[str, Check] = checks_of(PRESSURE)
+SCENARIOS: dict[str, Check] = checks_of("m", "real", "c")
+"""M and C, scaled to the card, and a slice of a real trace."""

@@ -171,4 +171,4 @@ CHECKS: dict[str, Check] = {
     for arm in chosen.arms
 }
 SUMMARIES: dict[str, Check] = {"best": best, "gain": gain}
-"""After all of them."""
+"""What the runs say together: who wins, and the gain that was simulated and measured."""

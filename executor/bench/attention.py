@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,6 @@ from executor.calibration.timing import Timing, copies_beyond_cache, time_calls
 from executor.kernels.ops import Ops
 from executor.kv.layout import KVLayout
 from executor.steps.items import ItemBudget
-
-Row = dict[str, Any]
 
 MANY_TOKENS, FEW_LAYERS = 512, 4
 """Attention of so many tokens takes long enough that few layers are enough to time it."""

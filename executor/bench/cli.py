@@ -80,19 +80,15 @@ def _parts(only: str) -> list[str]:
 def _points(batches: str, contexts: str, bits: str, prompts: str) -> Points:
     """The sizes to measure at."""
     from executor.bench.session import Points
-    from executor.bench.steps import DecodePoint
+    from executor.bench.steps import decode_points
     from executor.kv.layout import PRECISIONS
 
     precisions = _numbers("bits", bits)
     unknown = [number for number in precisions if number not in PRECISIONS]
     if unknown:
         raise ConfigError(f"--bits: expected some of 16,8,4, got {unknown[0]}")
-    decodes = tuple(
-        DecodePoint(batch, context, precision)
-        for context in _numbers("contexts", contexts)
-        for batch in _numbers("batches", batches)
-        for precision in precisions
-    )
+    found = _numbers("contexts", contexts), _numbers("batches", batches)
+    decodes = decode_points(*found, precisions)
     return Points(decodes, tuple(_numbers("prompts", prompts)))
 
 

@@ -25,6 +25,7 @@ from executor.bench.steps import (
     DecodePoint,
     Measured,
     arena_room,
+    decode_points,
     greedy,
     measure_decode,
     measure_prefill,
@@ -42,19 +43,10 @@ from superinfer.costs.shapes import ModelShape, load_shape
 Row = dict[str, Any]
 
 DOES_NOT_FIT = "does not fit"
-POINTS = tuple(
-    DecodePoint(batch, context, bits)
-    for context in (1024, 8192)
-    for batch in (1, 32, 128)
-    for bits in (16, 8, 4)
-)
-LARGE_POINTS = tuple(
-    DecodePoint(batch, context, bits)
-    for batch, context in ((1, 1024), (32, 1024), (32, 8192))
-    for bits in (16, 8, 4)
-)
+POINTS = decode_points((1024, 8192), (1, 32, 128))
+LARGE_POINTS = decode_points((1024,), (1, 32)) + decode_points((8192,), (32,))
+TINY_POINTS = decode_points((65,), (1, 3))
 PREFILLS = (2048, 8192)
-TINY_POINTS = tuple(DecodePoint(batch, 65, bits) for batch in (1, 3) for bits in (16, 8, 4))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from executor.calibration.timing import time_calls
 from executor.capacity import HOST_CACHE_BYTES
 from executor.device import free_bytes
 from executor.kernels.ops import ops_for
-from executor.kv.layout import KVLayout
+from executor.kv.layout import PRECISIONS, KVLayout
 from executor.models.base import Model
 from executor.steps.items import ItemBudget
 from executor.steps.step import StepInputs
@@ -63,6 +63,18 @@ class DecodePoint:
     def blocks(self, layout: KVLayout) -> int:
         """Blocks of `bits` that it wants, so that none is read twice."""
         return self.batch * -(-self.context // layout.block_tokens)
+
+
+def decode_points(
+    contexts: Iterable[int], batches: Sequence[int], bits: Sequence[int] = PRECISIONS
+) -> tuple[DecodePoint, ...]:
+    """Every context with every batch in every precision, in this order."""
+    return tuple(
+        DecodePoint(batch, context, precision)
+        for context in contexts
+        for batch in batches
+        for precision in bits
+    )
 
 
 def arena_room(device: torch.device) -> int:

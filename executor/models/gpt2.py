@@ -15,7 +15,7 @@ from torch import Tensor
 from executor.kv.layout import KVLayout
 from executor.models.base import Attention
 from executor.models.config import ModelConfig
-from executor.models.layers import Head, Linear, Loader, bias, load_head, tied_head, times
+from executor.models.layers import Head, Linear, Loader, bias, load_head, times
 from executor.models.weights import Piece
 from executor.steps.step import StepInputs
 
@@ -103,10 +103,7 @@ def load_gpt2(config: ModelConfig, loader: Loader, block_tokens: int, max_model_
     positions = loader.tensor(Piece(top + "wpe.weight", (shape.max_model_len, shape.hidden)))
     layers = [_layer(loader, config, f"{top}h.{n}.") for n in range(shape.layers)]
     norm = _norm(loader, config, top + "ln_f.")
-    if config.tied_head:
-        head = tied_head(loader, tokens)
-    else:
-        head = load_head(loader, shape.vocab, shape.hidden)
+    head = load_head(loader, tokens, config.tied_head)
     return Gpt2(loader, layers, Embedding(tokens, positions), norm, head, layout, max_model_len)
 
 

@@ -147,18 +147,12 @@ class Head:
         return self._group.join_columns(logits) if self._split else logits
 
 
-def load_head(loader: Loader, vocab: int, hidden: int) -> Head:
-    """A head of its own, `lm_head` in all models."""
-    group = loader.group
+def load_head(loader: Loader, embedding: Tensor, tied: bool) -> Head:
+    """The embedding as a head where they are `tied`, else one of its own: `lm_head` everywhere."""
+    group, (vocab, hidden) = loader.group, embedding.shape
     split = group.size > 1 and vocab % group.size == 0
     rows = group.part(vocab) if split else slice(0, vocab)
+    if tied:
+        return Head(loader.head(embedding[rows] if split else embedding), group, split)
     loader = replace(loader, int8=loader.int8_head)
     return Head(loader.linear([outputs("lm_head.weight", (vocab, hidden), rows)]), group, split)
-
-
-def tied_head(loader: Loader, embedding: Tensor) -> Head:
-    """The embedding as a head."""
-    group, vocab = loader.group, embedding.shape[0]
-    split = group.size > 1 and vocab % group.size == 0
-    rows = embedding[group.part(vocab)] if split else embedding
-    return Head(loader.head(rows), group, split)

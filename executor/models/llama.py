@@ -26,7 +26,6 @@ from executor.models.layers import (
     inputs,
     load_head,
     outputs,
-    tied_head,
     times,
 )
 from executor.models.rope import rope_tables
@@ -149,10 +148,7 @@ def load_llama(
     embedding = loader.tensor(Piece("model.embed_tokens.weight", (shape.vocab, shape.hidden)))
     layers = [_layer(loader, config, f"model.layers.{n}.", load_mlp) for n in range(shape.layers)]
     norm = loader.norm("model.norm.weight", shape.hidden)
-    if config.tied_head:
-        head = tied_head(loader, embedding)
-    else:
-        head = load_head(loader, shape.vocab, shape.hidden)
+    head = load_head(loader, embedding, config.tied_head)
     return Llama(config, loader, layers, embedding, norm, head, layout, max_model_len)
 
 

@@ -25,7 +25,6 @@ from executor.models.layers import (
     inputs,
     load_head,
     outputs,
-    tied_head,
     times,
 )
 from executor.models.relative import bias_by_distance, square_bias
@@ -211,10 +210,8 @@ def load_t5(config: ModelConfig, loader: Loader, block_tokens: int, max_model_le
     encoder = [parts.layer(f"encoder.block.{n}.layer.", mlp=1) for n in range(shape.encoder_layers)]
     decoder = [parts.decoder_layer(f"decoder.block.{n}.layer.") for n in range(shape.layers)]
     # Newer files call every head tied; one that is not they have all the same.
-    if config.tied_head and not loader.weights.has("lm_head.weight"):
-        head = tied_head(loader, embedding)
-    else:
-        head = load_head(loader, shape.vocab, shape.hidden)
+    tied = config.tied_head and not loader.weights.has("lm_head.weight")
+    head = load_head(loader, embedding, tied)
     return T5(
         config,
         loader,

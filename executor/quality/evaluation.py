@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from executor.calibration.cases import Table
 from executor.kernels.ops import ops_for
 from executor.kv.layout import PRECISIONS, KVLayout
 from executor.models.base import Model
@@ -65,14 +66,6 @@ FORMS = (
     NAIVE,
 )
 """What is measured; the first two are the figures of a profile."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """The blocks of one window of text."""
-
-    offsets: NDArray[np.int64]
-    bits: NDArray[np.int8]
 
 
 class Walk:

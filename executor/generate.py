@@ -17,14 +17,7 @@ from executor.models.base import check_length
 from executor.models.config import read_config
 from executor.models.text import Text
 from executor.models.tokenizer import Tokenizer, load_tokenizer
-from executor.session import (
-    ModelOptions,
-    Session,
-    load_t5,
-    open_session,
-    out_of_memory,
-    source_of,
-)
+from executor.session import ModelOptions, Session, load_t5, open_session, out_of_memory, source_of
 from executor.steps.sampler import History, Sampling
 from executor.translate import translate
 from superinfer.errors import InputError

@@ -41,11 +41,7 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "slo_aware, no pins": ("run.memory=slo_aware", HOST, "memory.pin_share=0.0"),
     "slo_aware": ("run.memory=slo_aware", HOST),
     "hicache, selective": ("run.memory=hicache", HOST),
-    "hicache, write_through": (
-        "run.memory=hicache",
-        HOST,
-        "memory.write_policy=write_through",
-    ),
+    "hicache, write_through": ("run.memory=hicache", HOST, "memory.write_policy=write_through"),
 }
 RUN = ("run.prefix_caching=true", "run.model=llama-3.1-8b", "run.device=a100-80g")
 

@@ -113,11 +113,7 @@ def measure_decode(
 
 
 def measure_prefill(
-    model: Model,
-    shape: ModelShape,
-    tokens: int,
-    source: RandomArena,
-    ceilings: Ceilings,
+    model: Model, shape: ModelShape, tokens: int, source: RandomArena, ceilings: Ceilings
 ) -> Measured:
     """Seconds of one prompt in one step, run eagerly as the runner runs long ones."""
     step = mixed_step(

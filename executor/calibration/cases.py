@@ -133,10 +133,7 @@ def _fill_codes(units: Tensor, layout: KVLayout, bits: int, generator: torch.Gen
 
 
 def decode_rows(
-    source: RandomArena,
-    contexts: list[int],
-    vocab: int,
-    shares: dict[int, float] | None = None,
+    source: RandomArena, contexts: list[int], vocab: int, shares: dict[int, float] | None = None
 ) -> list[DecodeRow]:
     """One decode for each context, whose keys (its own included) are so many."""
     tokens = source.random.integers(0, vocab, len(contexts)).tolist()

@@ -61,10 +61,7 @@ Measure = Callable[[Deadline], Any]
 def _dense(bench: Bench) -> Iterator[tuple[str, Measure]]:
     """What needs no arena."""
     for part, size in products.gemm_sizes(bench.shape).items():
-        yield (
-            f"gemm_{part}",
-            partial(products.measure_gemm, bench, part, size),
-        )
+        yield f"gemm_{part}", partial(products.measure_gemm, bench, part, size)
     yield "norm", partial(kernels.measure_norm, bench)
     if bench.shape.experts:
         yield "moe", partial(kernels.measure_moe, bench)

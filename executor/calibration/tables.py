@@ -84,11 +84,7 @@ def measure_curve(
 
 
 def measure_grid(
-    axes: Axes,
-    at: AtPlace,
-    deadline: Deadline,
-    most: float = math.inf,
-    work: RowWork | None = None,
+    axes: Axes, at: AtPlace, deadline: Deadline, most: float = math.inf, work: RowWork | None = None
 ) -> Family:
     """A table over two axes, row by row. With `work`, rows that the time left out are filled in.
 

@@ -18,16 +18,7 @@ from executor.models.base import Attention
 from executor.models.config import ModelConfig
 from executor.models.fused import FusedLayers
 from executor.models.gated import GatedMlp, HeadNorm, Layer
-from executor.models.layers import (
-    Head,
-    Linear,
-    Loader,
-    bias,
-    inputs,
-    load_head,
-    outputs,
-    times,
-)
+from executor.models.layers import Head, Linear, Loader, bias, inputs, load_head, outputs, times
 from executor.models.rope import rope_tables
 from executor.models.weights import Piece
 from executor.steps.step import StepInputs

@@ -42,10 +42,7 @@ def greedy(logits: Tensor, position: int) -> Tensor:
 
 
 def generate(
-    model: T5,
-    prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    end_tokens: Collection[int] = (),
+    model: T5, prompts: Sequence[Sequence[int]], max_tokens: int, end_tokens: Collection[int] = ()
 ) -> list[list[int]]:
     """The decoder's greedy tokens for each prompt: up to `max_tokens`, an end token the last.
 

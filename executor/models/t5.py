@@ -18,15 +18,7 @@ from torch import Tensor
 from executor.kv.layout import KVLayout
 from executor.models.base import Attention
 from executor.models.config import ModelConfig
-from executor.models.layers import (
-    Head,
-    Linear,
-    Loader,
-    inputs,
-    load_head,
-    outputs,
-    times,
-)
+from executor.models.layers import Head, Linear, Loader, inputs, load_head, outputs, times
 from executor.models.relative import bias_by_distance, square_bias
 from executor.models.weights import Piece
 from executor.steps.step import DecodeItems, PrefillChunks, StepInputs

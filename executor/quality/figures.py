@@ -32,10 +32,7 @@ def write_figures(report: Report, path: Path) -> None:
         return
     source = f"quality: superinfer-exec quality on {report['model']}"
     others = [text for text in profile.sources if not text.startswith("quality: ")]
-    write_profile(
-        replace(profile, quality=figures(report), sources=[*others, source]),
-        path,
-    )
+    write_profile(replace(profile, quality=figures(report), sources=[*others, source]), path)
 
 
 def _profile_at(path: Path) -> Profile | None:

@@ -34,11 +34,7 @@ def build_app(service: Service) -> FastAPI:
         await service.engine.stop()
 
     app = FastAPI(
-        title="SuperInfer",
-        lifespan=working,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
+        title="SuperInfer", lifespan=working, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     api = APIRouter(prefix="/v1")
     add_refusals(app)

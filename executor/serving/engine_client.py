@@ -9,17 +9,7 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from executor.serving.letters import (
-    Ask,
-    Begun,
-    Ended,
-    EngineState,
-    Facts,
-    Leave,
-    Look,
-    Over,
-    Stop,
-)
+from executor.serving.letters import Ask, Begun, Ended, EngineState, Facts, Leave, Look, Over, Stop
 from executor.serving.objectives import urgency
 from executor.serving.outbox import Outbox
 from executor.serving.streams import Stream

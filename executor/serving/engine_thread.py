@@ -15,12 +15,7 @@ from superinfer.lab.config.policy_faults import faults_named
 class EngineThread:
     """Runs the driver of a session until it is stopped, or until something fails."""
 
-    def __init__(
-        self,
-        session: Session,
-        clients: Clients,
-        policies: Mapping[str, str],
-    ) -> None:
+    def __init__(self, session: Session, clients: Clients, policies: Mapping[str, str]) -> None:
         """`policies` are names for messages."""
         self.error: BaseException | None = None
         """What ended it before its time."""

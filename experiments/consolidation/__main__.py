@@ -9,13 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.consolidation.measures import (
-    capacity,
-    keeps,
-    of_batch,
-    of_chat,
-    of_shared,
-)
+from experiments.consolidation.measures import capacity, keeps, of_batch, of_chat, of_shared
 from experiments.consolidation.plot import write_picture
 from experiments.consolidation.settings import (
     BATCH,

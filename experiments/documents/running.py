@@ -23,11 +23,7 @@ PORT = re.compile(r"\b8417\b")
 """In a block of `sh` it stands for a port that is free: others use this machine, too."""
 TIMED_OUT = 124
 """The exit code of one that takes longer, as that of the command `timeout`."""
-PROGRAMS = {
-    "superinfer-sim": "-m sim",
-    "superinfer-exec": "-m executor",
-    "python": "",
-}
+PROGRAMS = {"superinfer-sim": "-m sim", "superinfer-exec": "-m executor", "python": ""}
 _TIMES = (
     (re.compile(r"\d{8}-\d{6}(-\d+)?"), "TIME"),
     (re.compile(r"(wall time \(s\) +)[\d.,]+"), r"\1S"),

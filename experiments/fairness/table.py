@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.fairness.plot import PICTURE
-from experiments.fairness.settings import (
-    FLOODS,
-    LARGER_SHARE,
-    NO_AGING,
-    NO_FAIRNESS,
-    ROTATING,
-)
+from experiments.fairness.settings import FLOODS, LARGER_SHARE, NO_AGING, NO_FAIRNESS, ROTATING
 from experiments.studykit.record import simulated_by
 from experiments.tables.parts import Numbers, blocks, bullets, page_of, table
 from superinfer.lab.report.values import NONE

@@ -72,11 +72,7 @@ POLICIES: dict[str, tuple[str, ...]] = {
         "classes.batch.min_kv_bits=4",
         "classes.chat.min_kv_bits=8",
     ),
-    "fcfs": (
-        "run.scheduler=fcfs",
-        "memory.preemption=swap",
-        "memory.swap_in_timing=background",
-    ),
+    "fcfs": ("run.scheduler=fcfs", "memory.preemption=swap", "memory.swap_in_timing=background"),
 }
 """`slo_aware` is the memory policy, under `rotating`: blocks are requantised and moved, too."""
 NEAR = 1e-5
@@ -189,11 +185,7 @@ def pairs_near(logits: Tensor) -> list[frozenset[int]]:
 
 
 def config_of(
-    context: Context,
-    model: str,
-    policy: str,
-    size: tuple[int, int] = MANY,
-    kv_blocks: int = 0,
+    context: Context, model: str, policy: str, size: tuple[int, int] = MANY, kv_blocks: int = 0
 ) -> Config:
     """Few blocks for requests that come at about once: many go to the host and come back."""
     blocks, limit = (100, 8) if context.tiny else size

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.scenarios.arms import CHUNKED, PREFILL_FIRST, ROTATING, label
-from experiments.scenarios.measures import (
-    ATTAINMENT,
-    BATCH,
-    MEAN_E2E,
-    P99_TTFT,
-    PEAK_KV,
-    TABLES,
-)
+from experiments.scenarios.measures import ATTAINMENT, BATCH, MEAN_E2E, P99_TTFT, PEAK_KV, TABLES
 from experiments.scenarios.settings import KEPT_SHARE
 from experiments.scenarios.verdicts import points, relative, verdicts
 from experiments.studykit.measures import Measure

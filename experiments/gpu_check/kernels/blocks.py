@@ -14,13 +14,7 @@ from executor.steps.inputs import ChunkRows, DecodeRow, build_inputs
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.kernels import reference
 from experiments.gpu_check.kernels.cases import MIXES, SHAPES, chunk_table, layout_of
-from experiments.gpu_check.setting import (
-    device_of,
-    ops_of,
-    randn,
-    tolerance,
-    verdict,
-)
+from experiments.gpu_check.setting import device_of, ops_of, randn, tolerance, verdict
 
 
 def rope_write(context: Context) -> Result:

@@ -10,13 +10,7 @@ from torch import Tensor
 from executor.models.weights import quantise_rows
 from experiments.gpu_check.checks import Context, Result
 from experiments.gpu_check.kernels import reference
-from experiments.gpu_check.setting import (
-    ops_of,
-    poison,
-    randn,
-    tolerance,
-    verdict,
-)
+from experiments.gpu_check.setting import ops_of, poison, randn, tolerance, verdict
 
 EPS = 1e-5
 LINEAR_ROWS = (1, 5, 16, 17, 32, 33, 100)

@@ -5,13 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import product
 
-from executor.bench.attention import (
-    Heads,
-    decode_bytes,
-    prefill_flops,
-    time_decode,
-    time_prefill,
-)
+from executor.bench.attention import Heads, decode_bytes, prefill_flops, time_decode, time_prefill
 from executor.calibration.cases import RandomArena
 from executor.calibration.ceilings import gemm_rate
 from executor.steps.items import ItemBudget

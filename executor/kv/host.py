@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from executor.kv.arena import ArenaSize, HostArena
-from executor.kv.slabs import OutOfSlabsError, SlabAllocator
+from executor.kv.slabs import OutOfSlabsError, SlabAllocator, places_of
 from executor.kv.tables import Bits, Offsets
 
 
@@ -56,12 +54,7 @@ class HostPlaces:
 
     def take(self, bits: Bits) -> Offsets:
         """A place for each block of these precisions."""
-        offsets = np.empty(len(bits), np.int64)
-        for wanted in (16, 8, 4):
-            where = np.flatnonzero(bits == wanted)
-            if len(where):
-                offsets[where] = self._take(wanted, len(where))
-        return offsets
+        return places_of(bits, self._take)
 
     def give(self, offsets: Offsets) -> None:
         """Take back places that `take` gave."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from executor.kv.slabs import OutOfSlabsError, SlabAllocator
+from executor.kv.slabs import OutOfSlabsError, SlabAllocator, places_of
 from executor.kv.tables import (
-    NO_OFFSETS,
     BlockTable,
     CopyJob,
     MoveJob,
@@ -62,11 +61,7 @@ class Placer:
         """A place for each block of these precisions."""
         if (bits == 16).all():
             return self.take(16, len(bits))
-        offsets = np.empty(len(bits), np.int64)
-        for wanted in (16, 8, 4):
-            where = np.flatnonzero(bits == wanted)
-            offsets[where] = self.take(wanted, len(where)) if len(where) else NO_OFFSETS
-        return offsets
+        return places_of(bits, self.take)
 
     def give_cached(self, offsets: Offsets) -> None:
         """Take back places of cached blocks, which may still be on their way to the host."""

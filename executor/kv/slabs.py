@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from executor.kv.tables import NO_OFFSETS, Offsets
+from executor.kv.layout import PRECISIONS
+from executor.kv.tables import NO_OFFSETS, Bits, Offsets
 
 
 class OutOfSlabsError(RuntimeError):
     """More blocks are wanted than there is room for: the counts and the places disagree."""
+
+
+def places_of(bits: Bits, take: Callable[[int, int], Offsets]) -> Offsets:
+    """A place for each block of these precisions; `take` gives those of so many bits and blocks."""
+    offsets = np.empty(len(bits), np.int64)
+    for wanted in PRECISIONS:
+        where = np.flatnonzero(bits == wanted)
+        if len(where):
+            offsets[where] = take(wanted, len(where))
+    return offsets
 
 
 class _Slab:

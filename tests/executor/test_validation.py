@@ -113,7 +113,7 @@ def test_a_run_goes_by_the_clock_of_its_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady: bool
 ) -> None:
     given: list[list[str]] = []
-    monkeypatch.setattr(runs, "_run", lambda command, out, timeout_s: given.append(command))
+    monkeypatch.setattr(runs, "_run", lambda command, out: given.append(command))
     profile = load_profile(list_profiles()[0].path)
     if steady:
         profile = replace(profile, yardstick={"yardstick_s": 0.004})

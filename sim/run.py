@@ -19,6 +19,7 @@ from sim.load import LoadModel
 from sim.measured_memory import measured_blocks, measured_notes
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
+from sim.untouched import Untouched
 from superinfer.costs import (
     FlexGenCost,
     ModelShape,
@@ -83,7 +84,7 @@ def run_simulation(
 
 def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult:
     """The same on one replica."""
-    answers = workload.output_tokens
+    answers, before = workload.output_tokens, _as_it_is(config, workload)
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()
     engine.ask = stopwatch.around(engine.scheduler.plan)
@@ -93,6 +94,8 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
     with no_collection():
         coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
     wall_s = time.perf_counter() - started
+    if before:
+        before.check([engine])
     record = _record(engine)
     record.notes += measured_notes(config.run, cost, engine.scheduler, engine.config)
     record.quality = cost.quality
@@ -107,7 +110,7 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
 
     A cluster of one gives the events and times of a single engine, which runs without these events.
     """
-    answers = workload.output_tokens
+    answers, before = workload.output_tokens, _as_it_is(config, workload)
     stopwatch, engines = Stopwatch(), list[Engine]()
     cost: StepCost | None = None
     for sink in sinks:
@@ -121,6 +124,8 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     with no_collection():
         done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
     wall_s = time.perf_counter() - started
+    if before:
+        before.check(engines)
     record = cluster_record(
         [_record(engine) for engine in engines],
         np.array(done.sent_to, np.int64),
@@ -133,6 +138,13 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     profile = cost.profile_sha256
     _tell_beliefs(engines, trust, record)
     return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent, profile)
+
+
+def _as_it_is(config: Config, workload: Workload) -> Untouched | None:
+    """What policies from outside have to leave alone; None where there are none."""
+    run = config.run
+    outside = any(":" in name for name in (run.scheduler, run.memory, run.router))
+    return Untouched(workload.requests, workload.output_tokens) if outside else None
 
 
 def _record(engine: Engine) -> RunRecord:

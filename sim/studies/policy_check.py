@@ -6,6 +6,7 @@ and cut off. With several replicas each has its share of a workload that is so m
 and the router is checked as well. Held against each run:
 
 * it ends, and no policy raises or is refused what it asks for;
+* requests, and the lengths of their answers, are afterwards what they were before;
 * every request ends once: finished, rejected or failed, unfinished only where the run is cut off;
 * nothing is held afterwards, on the device or on the host, and all that is cached can be evicted;
 * it comes out the same when it is run again: no clock, no random numbers, no order of a set.
@@ -26,6 +27,7 @@ from sim.cluster import simulate_cluster
 from sim.driver import simulate
 from sim.oracle import Oracle
 from sim.run import build_engine, load_model
+from sim.untouched import Untouched
 from sim.workload import load_workload
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
@@ -197,6 +199,7 @@ def _run(config: Config, workload: Workload) -> _Done:
     """One run, on one replica or on several."""
     events: list[tuple[int, Any]] = []
     answers, run = workload.output_tokens, config.run
+    before = Untouched(workload.requests, answers)
 
     def engine(number: int) -> Engine:
         def sink(event: Any) -> None:
@@ -212,6 +215,7 @@ def _run(config: Config, workload: Workload) -> _Done:
     else:
         router = config.build_router()
         simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+    before.check(engines)
     return _Done(engines, events)
 
 

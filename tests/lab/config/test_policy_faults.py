@@ -85,6 +85,16 @@ def complaint(
             PlanError,
             "next_wakeup: expected None or a time after now (",
         ),
+        (
+            "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return float('nan')",
+            PlanError,
+            " s), got nan",
+        ),
+        (
+            "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now + 1",
+            StuckError,
+            "the scheduler was woken 100,000 times and planned nothing",
+        ),
     ],
 )
 def test_a_scheduler_is_named(

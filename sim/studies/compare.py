@@ -36,6 +36,7 @@ from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
+from superinfer.lab.idle_window import window_warning
 from superinfer.lab.numbers import Summary, mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
@@ -267,7 +268,7 @@ def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> lis
 
 def _warn(result: StudyResult) -> None:
     """For every arm, name the run that spent most of its time outside the measured range, and the
-    first one that was sent more than it could serve.
+    first ones that were sent more than they could serve, and for less time than is measured.
     """
     for name in result.folders:
         runs = whole_runs(result, name)
@@ -278,10 +279,9 @@ def _warn(result: StudyResult) -> None:
         for warning in (assumed_warning(worst.summary["trust"]), nominal):
             if warning:
                 say(f"warning: arm {name}: {warning}")
-        for run in runs:
-            if warning := _overload(run):
-                say(f"warning: {_place_of(name, run, runs)}: {warning}")
-                break
+        for about in (_overload, idle_window):
+            if told := next(((run, line) for run in runs if (line := about(run))), None):
+                say(f"warning: {_place_of(name, told[0], runs)}: {told[1]}")
 
 
 def warn_of_worst(whose: str, runs: Sequence[Run]) -> None:
@@ -299,6 +299,12 @@ def _place_of(name: str, run: Run, runs: Sequence[Run]) -> str:
     """An arm, and the seed of its run if it has several."""
     seed = f", seed {run.config['run']['seed']}" if len(runs) > 1 else ""
     return f"arm {name}{seed}"
+
+
+def idle_window(run: Run) -> str:
+    """That a run was measured for longer than requests came, in words; empty if not."""
+    window_s = run.summary["load"]["window_s"]
+    return window_warning(window_s, run.columns("requests")["arrival_s"]) if window_s else ""
 
 
 def _overload(run: Run) -> str:

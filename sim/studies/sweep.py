@@ -17,7 +17,7 @@ from sim.notices import Points as Named
 from sim.notices import say, say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
-from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
+from sim.studies.compare import Simulate, check_seeds, idle_window, seeds_from, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
@@ -80,7 +80,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     _conclude(wish, points, found, failures, root)
     for failure in failures:
         say(f"error: {failure}")
-    _warn(points)
+    _warn(wish, points)
     return 1 if failures else 0
 
 
@@ -219,7 +219,13 @@ def _why_no_peak(wish: SweepWish, points: Points) -> str:
     return "no peak goodput: no request has a target"
 
 
-def _warn(points: Points) -> None:
-    """For every arm, what its worst run left of the measured range, or assumes."""
+def _warn(wish: SweepWish, points: Points) -> None:
+    """For every arm, what its worst run left of the measured range, or assumes; and the first point
+    that is measured for longer than requests come.
+    """
     for arm in dict.fromkeys(point.arm for point in points):
         warn_of_worst(f"arm {arm}", [run for p in points if p.arm == arm for run in p.runs])
+    for point in points:
+        if line := next(filter(None, map(idle_window, point.runs)), ""):
+            say(f"warning: {point.arm} at {place_text(wish.axes, point.place)}: {line}")
+            break

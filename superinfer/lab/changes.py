@@ -30,7 +30,8 @@ class Change:
 
     amount: Amount
     verdict: str
-    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero."""
+    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero, or if it
+    is one of a quantile that a handful of requests make."""
     bounds: tuple[Amount, Amount] | None = None
 
 
@@ -39,12 +40,13 @@ def change(
     value: float | str | None,
     base: float | str | None,
     interval: Interval | None = None,
+    few: bool = False,
 ) -> Change | None:
     """The difference of a metric from the reference; None where one of them is no number.
 
     Shares differ in percentage points, all else in per cent of the reference, or in its own unit
     where the reference is zero. `interval` bounds the difference in the metric's own unit, and is
-    told in it where it reaches below what can be lost.
+    told in it where it reaches below what can be lost. `few`: as of a `Difference`.
     """
     if not (_is_number(value) and _is_number(base)):
         return None
@@ -55,7 +57,7 @@ def change(
         return Change(Amount(amount, unit), "same")
     verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
     if interval is None:
-        return Change(Amount(amount, unit), verdict)
+        return Change(Amount(amount, unit), "unclear" if few else verdict)
     if interval.contains_zero:
         verdict = "unclear"
     of_ends, unit_of_ends = factor, unit

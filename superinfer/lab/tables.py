@@ -238,7 +238,8 @@ def _cell(
     key: str, value: Value, base: Value, found: Difference | None, *, bounds: bool = True
 ) -> str:
     """A value, and below it which way it goes from the first run's; then the `bounds` of that."""
-    changed = change(key, value, base, found.interval if found else None)
+    known = (found.interval, found.few) if found else (None, False)
+    changed = change(key, value, base, *known)
     if changed is None:
         return _value(key, value)
     if changed.verdict == "same":

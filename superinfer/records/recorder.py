@@ -6,12 +6,12 @@ import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from superinfer.batch import DecodeBatch
-from superinfer.errors import SuperInferError
+from superinfer.errors import PlanError, SuperInferError
 from superinfer.plan import Transfer
 from superinfer.records.run import (
     NO_REQUEST,
@@ -24,6 +24,7 @@ from superinfer.records.run import (
     TokenTimes,
 )
 from superinfer.sequence import Sequence
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -205,7 +206,13 @@ class Recorder:
 def _counters(engine: Engine) -> dict[str, float]:
     """Those of the scheduler, and those of the memory policy."""
     parts = (engine.scheduler, engine.memory)
-    return {name: n for part in parts for name, n in getattr(part, "counters", {}).items()}
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= getattr(part, "counters", {})
+    for name, value in found.items():
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise PlanError(f"counters: {name}: expected a number, got {shown_value(value)}")
+    return found
 
 
 def _floats(times_s: list[float | None]) -> Floats:

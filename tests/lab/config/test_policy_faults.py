@@ -95,6 +95,16 @@ def complaint(
             StuckError,
             "the scheduler was woken 100,000 times and planned nothing",
         ),
+        (
+            "@property\n    def counters(self): return {'tries': 1, 'why': 'none'}",
+            PlanError,
+            "counters: why: expected a number, got 'none'",
+        ),
+        (
+            "@property\n    def counters(self): return {'share': float('nan')}",
+            PlanError,
+            "counters: share: expected a number, got nan",
+        ),
     ],
 )
 def test_a_scheduler_is_named(

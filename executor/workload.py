@@ -23,6 +23,7 @@ _UNHEEDED = (
     "host_step_ms",
     "host_per_sequence_us",
     "links_per_bridge",
+    "slow_replicas",
     "router",
     "believed_costs",
 )

@@ -191,11 +191,12 @@ def simulate(
     oracle: Oracle,
     load: LoadModel = OPEN_LOOP,
     stop_s: float = inf,
+    slowdown: float = 1.0,
 ) -> Simulated:
     """Run a workload on one replica to its end, or to the first step that ends at `stop_s`.
 
-    Raises StuckError if requests are left for ever, ConfigError if the load model does not fit the
-    requests.
+    Steps take `slowdown` times as long as its cost model says. Raises StuckError if requests are
+    left for ever, ConfigError if the load model does not fit the requests.
     """
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
@@ -206,6 +207,7 @@ def simulate(
         replica = Replica(env, engine, oracle, closed.due, stop_s)
         closed.start([engine], send_at(env, replica.submit), env.now)
         env.process(arrivals(env, closed.timed(), replica.submit))
+    replica.backend.slowdown = slowdown
     run_to_end(env, [replica], stop_s)
     return Simulated(replica.backend.coverage, closed)
 

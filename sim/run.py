@@ -92,12 +92,14 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
     started = time.perf_counter()
     with no_collection():
-        coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
+        slowdown = config.run.slowdowns.get(0, 1.0)
+        coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s, slowdown)
     wall_s = time.perf_counter() - started
     if before:
         before.check([engine])
     record = _record(engine)
     record.notes += measured_notes(config.run, cost, engine.scheduler, engine.config)
+    record.notes += _slow_notes(config.run)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, closed.left if closed else {})
     trust, profile = cost.trust(coverage), cost.profile_sha256
@@ -122,7 +124,8 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     router = config.build_router()
     started = time.perf_counter()
     with no_collection():
-        done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+        slow = config.run.slowdowns
+        done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s, slow)
     wall_s = time.perf_counter() - started
     if before:
         before.check(engines)
@@ -132,6 +135,7 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
         [coverage.total_s for coverage in done.coverages],
     )
     record.notes += measured_notes(config.run, cost, engines[0].scheduler, engines[0].config)
+    record.notes += _slow_notes(config.run)
     record.quality = cost.quality
     sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
     trust, sizes = cost.trust(done.coverage), engines[0].config
@@ -145,6 +149,14 @@ def _as_it_is(config: Config, workload: Workload) -> Untouched | None:
     run = config.run
     outside = any(":" in name for name in (run.scheduler, run.memory, run.router))
     return Untouched(workload.requests, workload.output_tokens) if outside else None
+
+
+def _slow_notes(run: RunConfig) -> list[str]:
+    """That replicas are no longer alike."""
+    return [
+        f"run.slow_replicas: steps of replica {number} take {slowdown:g} times as long"
+        for number, slowdown in run.slowdowns.items()
+    ]
 
 
 def _record(engine: Engine) -> RunRecord:

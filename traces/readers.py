@@ -29,7 +29,7 @@ from traces.source import (
     open_source,
     trace_name,
 )
-from traces.stamps import stamp_warnings
+from traces.stamps import coarse_clock_warnings, stamp_warnings
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
@@ -72,6 +72,8 @@ def read_trace(
         raise rows.fault or _no_requests(source, rows)
     if spread:
         rows.stamps = spread_stamps(rows.stamps)
+    elif files is None:
+        rows.warnings += coarse_clock_warnings(source.file, rows.stamps)
     rows.cut(limit)
     return _workload(source, rows, Resolver(known, without_slo))
 

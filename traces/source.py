@@ -19,7 +19,7 @@ _NO_TEXT = {
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"\xfd7zXZ\x00": "an xz file",
     b"BZh": "a bzip2 file",
-    b"PAR1": "a Parquet file",
+    b"PAR1": 'a Parquet file (pandas.read_parquet("FILE").to_csv("OUT", index=False) makes a CSV)',
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import Final
 
 CLOCK_MS: Final = 1e9
@@ -11,6 +13,12 @@ DENSE_MS: Final = 2.0
 """A mean gap below it is that of hundreds of requests/s, or of seconds that are read as ms."""
 MANY: Final = 10
 """Fewer requests may well come in one burst."""
+COARSE_MS: Final = 500.0
+"""Stamps that lie further apart than this are those of a clock that counts seconds or more."""
+PER_STAMP: Final = 2.0
+"""So many requests on a stamp in the mean: fewer make hardly a burst."""
+_LIKE: Final = 0.1
+"""Share by which a gap differs that is one tick of the same clock."""
 
 
 def stamp_warnings(file: str, stamps_ms: Sequence[float], time_unit: str) -> list[str]:
@@ -33,3 +41,21 @@ def stamp_warnings(file: str, stamps_ms: Sequence[float], time_unit: str) -> lis
             "from-log writes a trace that begins at 0)"
         )
     return found
+
+
+def coarse_clock_warnings(file: str, stamps_ms: Sequence[float]) -> list[str]:
+    """That requests come in bursts which no client sent, for the clock of the log ticks slowly; of
+    stamps in ms and in order. Groups that were handed in together share stamps without ticks.
+    """
+    ticks = list(dict.fromkeys(stamps_ms))
+    if len(ticks) < MANY or len(stamps_ms) < PER_STAMP * len(ticks):
+        return []
+    gaps_ms = [later - earlier for earlier, later in pairwise(ticks)]
+    tick_ms = median(gaps_ms)
+    regular = sum(abs(gap_ms - tick_ms) <= _LIKE * tick_ms for gap_ms in gaps_ms)
+    if tick_ms < COARSE_MS or 2 * regular < len(gaps_ms):
+        return []
+    return [
+        f"{file}: {len(stamps_ms):,} requests have {len(ticks):,} stamps, {tick_ms:g} ms apart, "
+        "and those of one stamp come at once: --spread distributes them"
+    ]

@@ -12,6 +12,7 @@ from sim.cli.options import (
     Attainment,
     ConfigOptions,
     KeptOut,
+    Seeds,
     Workers,
     names_in,
 )
@@ -34,6 +35,7 @@ def plan(
     max_gpus: Annotated[
         int, typer.Option(metavar="N", min=1, max=4096, help="Most GPUs of one candidate.")
     ] = 64,
+    seeds: Seeds = 1,
     prices: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML prices per GPU-hour.", show_default="examples"),
@@ -51,6 +53,7 @@ def plan(
         degrees=_degrees(tp),
         attainment=attainment / 100,
         most_gpus=max_gpus,
+        seeds=seeds,
         prices=prices,
         out=out,
         as_json=as_json,

@@ -32,6 +32,7 @@ from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
@@ -158,7 +159,7 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
     say_of_parts(as_points(arms))
-    if line := unequal_memory(arms, kv_tokens):
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
         say(line)
     check_seeds(next(iter(arms.values())).run, seeds)
 

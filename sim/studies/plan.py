@@ -22,8 +22,9 @@ import msgspec
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
 from sim.notices import as_point, say, say_of_pairs, say_of_points, warn_of_blocks, warn_of_notes
 from sim.run import build_engine
+from sim.studies.compare import check_seeds, seeds_from
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
-from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
+from sim.studies.plan_page import EXACT, counted, of_draws, page, plan_json, warnings
 from sim.studies.suggest import alone
 from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
@@ -58,6 +59,8 @@ class PlanWish:
     """Share of the requests with targets that are to meet them."""
     most_gpus: int = 64
     """Of one candidate."""
+    seeds: int = 1
+    """Draws of a specification; each of them is to be served so."""
     prices: Path | None = None
     out: Path | None = None
     as_json: bool = False
@@ -80,7 +83,9 @@ class Candidate:
     alone: Summary | None = None
     search: Fewest | None = None
     probes: dict[int, Summary] = field(default_factory=dict)
-    """Summaries by the number of replicas."""
+    """Summaries by the number of replicas; of several seeds that with the least attainment."""
+    attainments: dict[int, list[float]] = field(default_factory=dict)
+    """By the number of replicas, of every seed in turn."""
 
     @property
     def name(self) -> str:
@@ -163,6 +168,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     prices = load_prices(wish.prices, [*_devices(config, wish)])
     if wish.out is not None:
         check_kept(wish.out, _STUDY)
+    check_seeds(config.run, wish.seeds)
     found = Plan(config, wish, prices, _candidates(config, wish))
     warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
@@ -171,7 +177,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
     check_folder(root)
-    study = _study(root, stdin, wish.workers)
+    study = _study(config, wish, root, stdin)
     with kept(root):
         _search(found, study)
     _conclude(found, root)
@@ -228,10 +234,11 @@ def _require_targets(config: Config, workload: Workload) -> None:
 # -- the search -----------------------------------------------------------------------------------
 
 
-def _study(root: Path, stdin: bytes | None, workers: int) -> Study:
+def _study(config: Config, wish: PlanWish, root: Path, stdin: bytes | None) -> Study:
     inputs = stdin_file(root / _STUDY / _STDIN, stdin)
     runner = PlanRun(inputs[0] if inputs else None)
-    return Study({}, root / _STUDY, runner, inputs=inputs, workers=workers)
+    seeds = seeds_from(config.run, wish.seeds)
+    return Study({}, root / _STUDY, runner, seeds, inputs, wish.workers)
 
 
 def _search(plan: Plan, study: Study) -> None:
@@ -249,9 +256,9 @@ def _run(
     study: Study,
     candidates: Sequence[Candidate],
     config_of: Callable[[Candidate], Config],
-    note: Callable[[Candidate, Summary], None],
+    note: Callable[[Candidate, Sequence[Summary]], None],
 ) -> None:
-    """A run of each candidate, side by side; one that fails is out."""
+    """A run of each candidate with every seed, side by side; one that fails is out."""
     by_name = {each.name: each for each in candidates}
     arms = {name: config_of(each) for name, each in by_name.items()}
     with showing_progress() as report:
@@ -260,7 +267,7 @@ def _run(
         candidate = by_name[failure.run.arm]
         candidate.failure, candidate.search = failure.reason, None
     for name in result.folders:
-        note(by_name[name], whole_runs(result, name)[0].summary)
+        note(by_name[name], [run.summary for run in whole_runs(result, name)])
 
 
 def _wanted(candidate: Candidate) -> int | None:
@@ -271,19 +278,27 @@ def _next_config(candidate: Candidate) -> Config:
     return _with(candidate.config, replicas=_wanted(candidate))
 
 
-def _note_alone(candidate: Candidate, summary: Summary) -> None:
-    candidate.alone = summary
+def _note_alone(candidate: Candidate, summaries: Sequence[Summary]) -> None:
+    candidate.alone = min(summaries, key=_attainment)
 
 
-def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
+def _attainment(summary: Summary) -> float:
+    """0 where nobody was judged."""
+    return summary["slo_attainment"] or 0.0
+
+
+def _note_probe(candidate: Candidate, summaries: Sequence[Summary], wish: PlanWish) -> None:
+    """What was found with the wanted number of replicas: the seed with the least counts."""
     assert candidate.search is not None and candidate.search.wanted is not None
     replicas = candidate.search.wanted
-    attainment = summary["slo_attainment"]
-    if attainment is None:
+    if any(summary["slo_attainment"] is None for summary in summaries):
         raise ConfigError(_nobody_judged(candidate, replicas))
-    candidate.probes[replicas] = summary
-    candidate.search.tell(reaches(summary, wish))
-    say(f"{candidate.name}, {counted(replicas)}: {100 * attainment:.4g} % meet their targets")
+    least = min(summaries, key=_attainment)
+    candidate.probes[replicas] = least
+    candidate.attainments[replicas] = [_attainment(summary) for summary in summaries]
+    candidate.search.tell(reaches(least, wish))
+    share = f"{100 * _attainment(least):.4g} % meet their targets{of_draws(wish)}"
+    say(f"{candidate.name}, {counted(replicas)}: {share}")
 
 
 def _nobody_judged(candidate: Candidate, replicas: int) -> str:

@@ -25,6 +25,7 @@ from sim.studies.compare import STDIN, Simulate, check_seeds, seeds_from, warn_o
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.costs import CalibratedCost, StepCost
@@ -243,7 +244,7 @@ def _check(arms: Arms, question: Question) -> Config:
             variations(config, cost)
         kv_tokens[name] = kv_tokens_of(engine)
     say_of_parts(as_points(arms))
-    if line := unequal_memory(arms, kv_tokens):
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
         say(line)
     _chosen(arms, question)
     check_seeds(next(iter(arms.values())).run, question.seeds)

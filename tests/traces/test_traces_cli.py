@@ -179,8 +179,13 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"warning: {log}: skipped 1 bad line: line 3: expected 4 columns, got 1" in result.stderr
     assert [json.loads(line)["class"] for line in out.read_text().splitlines()] == ["batch", "chat"]
-    result = run(*command, "--class", "chat", "--class", "web=chat")
-    assert "--class: expected one class for all requests, or VALUE=CLASS for each" in result.stderr
+    result = run(*command, "--class", "chat", "--class", "batch")
+    assert "--class: expected one class without VALUE=, got chat, batch" in result.stderr
+    rest = ("--class-by", "app", "--class", "code", "--class", "job=batch")
+    took = ("--latency", "in", "--latency-unit", "s")
+    assert run(*command, *rest, *took, "--skip-bad").exit_code == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(each["timestamp"], each["class"]) for each in found] == [(0, "batch"), (5000, "code")]
 
 
 def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def from_log(
             show_default="ISO 8601",
         ),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="What it took, where --time is when it ended."),
+    ] = None,
+    latency_unit: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="Of --latency: s, ms, us or ns.")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who sent it.")] = None,
     request_id: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="What no two requests share.")
@@ -51,7 +58,11 @@ def from_log(
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="[VALUE=]CLASS", help="May be given again."),
+        typer.Option(
+            "--class",
+            metavar="[VALUE=]CLASS",
+            help="Without VALUE: of all other requests. May be given again.",
+        ),
     ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
     skip_bad: SkipBad = False,
@@ -79,6 +90,8 @@ def from_log(
             classes=of_values,
             class_of_all=of_all,
             time_unit=time_unit,
+            latency=latency,
+            latency_unit=latency_unit,
             delimiter=delimiter,
         )
         log = read_log(path, columns, skip_bad=skip_bad)
@@ -94,10 +107,10 @@ def from_log(
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
-    """What `--class` says: classes by the values of a column, and that of all requests."""
+    """What `--class` says: classes by the values of a column, and that of all others."""
     pairs = [text.rpartition("=") for text in texts]
     of_values = {value: name for value, sign, name in pairs if sign}
     of_all = [name for _, sign, name in pairs if not sign]
-    if len(of_all) > 1 or (of_all and of_values):
-        raise ConfigError("--class: expected one class for all requests, or VALUE=CLASS for each")
+    if len(of_all) > 1:
+        raise ConfigError("--class: expected one class without VALUE=, got " + ", ".join(of_all))
     return of_values, of_all[0] if of_all else None

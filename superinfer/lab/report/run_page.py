@@ -32,6 +32,7 @@ from superinfer.lab.report.values import (
 )
 from superinfer.lab.results import CONFIG, Run
 from superinfer.lab.trust import left_rows
+from superinfer.settings import is_number
 
 _KEY_FIGURES = {
     "slo_attainment": "SLO attainment",
@@ -101,9 +102,9 @@ def _metrics(summary: Summary) -> list[Content]:
     return [tag("dl", *cards, class_="cards"), ended, *notes, columns]
 
 
-def _whole(count: float) -> float:
+def _whole(count: float | None) -> float | None:
     """A count as a whole number, where it is one."""
-    return int(count) if count == count // 1 else count
+    return int(count) if count is not None and count % 1 == 0 else count
 
 
 def _ended_words(summary: Summary) -> str:
@@ -312,8 +313,7 @@ def _trust(summary: Summary) -> list[Content]:
     for key, value in trust.items():
         if key in ("left_range", "assumed"):
             continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        written = shown(key, value) if is_number else NONE if value is None else str(value)
+        written = NONE if value is None else shown(key, value) if is_number(value) else str(value)
         rows.append((_TRUST_WORDS.get(key, key.replace("_", " ")), written))
     head = ("what", "where from")
     origin = [table("Origin of the step times", head, rows, words=2)] if rows else []

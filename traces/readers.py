@@ -13,7 +13,7 @@ from pathlib import Path
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.agentic import read_sessions, session_files, sessions_in
+from traces.agentic import holds_sessions, read_sessions, session_files, sessions_in
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
@@ -124,8 +124,12 @@ def _open(path: str | Path, skip_bad: bool) -> tuple[Source, Iterable[Member] | 
     files = session_files(path)
     if files is not None:
         return Source(str(path), trace_name(path), []), files
-    source = open_source(path, keep_partial=skip_bad)
+    source = open_source(path, _is_document, keep_partial=skip_bad)
     return source, sessions_in(source)
+
+
+def _is_document(head: bytes) -> bool:
+    return holds_sessions(head) or _CONVERSATION in head
 
 
 def _session_rows(files: Iterable[Member], skip_bad: bool, session_gap_s: float) -> _Rows:

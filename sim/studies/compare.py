@@ -36,7 +36,8 @@ from sim.studies.whole_runs import whole_runs
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, RunConfig
-from superinfer.lab.numbers import Summary, mean_summary
+from superinfer.lab.metric_names import Summary
+from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.prices import Prices, load_prices
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import write_run
@@ -45,7 +46,6 @@ DEGREES = (1, 2, 4, 8)
 """Tensor parallelism that is tried unless it is said which: what fits into one server."""
 
 _STUDY, _STDIN = "study", "stdin"
-Summary = Mapping[str, Any]
 
 
 @dataclass(slots=True, frozen=True)

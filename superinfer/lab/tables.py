@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
 from superinfer.lab.hybrids import footnote, marked
-from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, is_share
+from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, Summary, fraction_digits, is_share
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
 from superinfer.lab.terminal import printable
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from superinfer.lab.studies.differences import Difference
 
-Summary = Mapping[str, Any]
 Value = float | str | None
 """A number, a word where there is none (`unmeasured`), or nothing."""
 
@@ -290,8 +289,7 @@ def _value(key: str, value: Value) -> str:
         value /= 2**30
     if isinstance(value, int) or value == 0:
         return f"{value:,.0f}"
-    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{fraction_digits(value)}f}"
 
 
 def _text(name: str) -> str:

@@ -62,14 +62,14 @@ def latency(data: PlotData, key: str) -> Html:
 
 def load(data: PlotData) -> list[Html]:
     """Waiting and running requests, and KV memory by use, over time."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     t = data.timeline["t_s"]
     span = f"from {number(float(t[0]))} to {number(float(t[-1]))} s"
     found = []
     for name, title, draw, columns in (
-        ("queue", "Requests waiting and running", parts.queue_panel, ("waiting", "running")),
-        ("kv", "KV memory by use", parts.kv_panel, ("referenced_blocks", "host_blocks")),
+        ("queue", "Requests waiting and running", over_time.queue_panel, ("waiting", "running")),
+        ("kv", "KV memory by use", over_time.kv_panel, ("referenced_blocks", "host_blocks")),
     ):
         drawn, axes = _time_panel()
         draw(axes, data)
@@ -84,14 +84,14 @@ def load(data: PlotData) -> list[Html]:
 
 def traffic(data: PlotData) -> list[Html]:
     """Rotations, and bytes on each direction of the link, over time; nothing if there were none."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     if not data.moved():
         return []
     found = []
     for name, title, draw, columns in (
-        ("rotations", "Rotations per second", parts.rotations_panel, ("rotations",)),
-        ("copies", "Copies over the link", parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
+        ("rotations", "Rotations per second", over_time.rotations_panel, ("rotations",)),
+        ("copies", "Copies over the link", over_time.copies_panel, ("h2d_bytes", "d2h_bytes")),
     ):
         drawn, axes = _time_panel()
         draw(axes, data)
@@ -150,7 +150,7 @@ def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
 
 def compared_load(runs: Runs) -> list[Html]:
     """Waiting requests and KV memory in use over time, a line per run."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     found = []
     for name, column, title in (
@@ -158,7 +158,7 @@ def compared_load(runs: Runs) -> list[Html]:
         ("kv", "referenced_blocks", "KV memory in use"),
     ):
         drawn, axes = _time_panel()
-        parts.load_lines(axes, runs, column)
+        over_time.load_lines(axes, runs, column)
         legend_below(drawn, axes, columns=4)
         peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
         about = f"{title} over time, one line per run. Peaks of the samples: {', '.join(peaks)}."

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
 from sim.notices import as_point, say, say_of_pairs, say_of_points, warn_of_blocks, warn_of_notes
 from sim.run import build_engine
@@ -26,7 +24,7 @@ from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
 from sim.studies.suggest import alone
 from sim.studies.whole_runs import whole_runs
-from sim.workload import feed_stdin, kept_stdin, load_workload
+from sim.workload import kept_stdin, load_in_worker
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
@@ -146,9 +144,7 @@ class PlanRun:
     """What standard input gave, where the trace is `-`: a worker has none."""
 
     def __call__(self, config: Config, folder: Path) -> None:
-        if self.stdin is not None:
-            feed_stdin(self.stdin.read_bytes())
-        metrics, summary = simulated(config, load_workload(config))
+        metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         write_run(folder, metrics, {**summary, "plan": _outcomes(metrics)}, config.resolved())
 
 
@@ -205,16 +201,12 @@ def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
 
 
 def _candidate(config: Config, device: str, spelling: str, tp: int) -> Candidate:
-    candidate = Candidate(device, tp, _with(config, device=spelling, tp=tp, replicas=1))
+    candidate = Candidate(device, tp, config.with_run(device=spelling, tp=tp, replicas=1))
     try:
         build_engine(candidate.config)
     except ConfigError as error:
         candidate.unfit = str(error)
     return candidate
-
-
-def _with(config: Config, **settings: Any) -> Config:
-    return replace(config, run=msgspec.structs.replace(config.run, **settings))
 
 
 def _require_targets(config: Config, workload: Workload) -> None:
@@ -268,7 +260,7 @@ def _wanted(candidate: Candidate) -> int | None:
 
 
 def _next_config(candidate: Candidate) -> Config:
-    return _with(candidate.config, replicas=_wanted(candidate))
+    return candidate.config.with_run(replicas=_wanted(candidate))
 
 
 def _note_alone(candidate: Candidate, summary: Summary) -> None:

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
-from sim.studies.compare import STDIN, Simulate, check_seeds, seeds_from, warn_of_worst
+from sim.studies.compare import STDIN, Simulate, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
@@ -128,10 +127,8 @@ def variations(config: Config, cost: StepCost) -> list[Variation]:
         *kernels,
         Variation(HOST, _host(profile)),
         Variation(LINKS, _links(profile)),
-        Variation(LENGTHS, lambda config, by, _: _with_lengths(config, by)),
-        Variation(
-            BURSTINESS, lambda config, by, _: _with_run(config, burstiness=_burst(config, by))
-        ),
+        Variation(LENGTHS, _with_lengths),
+        Variation(BURSTINESS, _with_burstiness),
     ]
 
 
@@ -146,7 +143,7 @@ def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
     def apply(config: Config, by: float, path: Path) -> Config:
         given = config.run.host_link_gb_per_s
         if given is not None:  # the profile still says how long a copy takes to begin
-            config = _with_run(config, host_link_gb_per_s=given / by)
+            config = config.with_run(host_link_gb_per_s=given / by)
         return _with_profile(config, with_links(profile, by), path)
 
     return apply
@@ -154,7 +151,7 @@ def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
 
 def _with_profile(config: Config, profile: Profile, path: Path) -> Config:
     save_profile(profile, path)
-    return _with_run(config, costs=str(path))
+    return config.with_run(costs=str(path))
 
 
 def _host(profile: Profile) -> Callable[[Config, float, Path], Config]:
@@ -164,25 +161,21 @@ def _host(profile: Profile) -> Callable[[Config, float, Path], Config]:
             for name in ("host_step_ms", "host_per_sequence_us")
             if (value := getattr(config.run, name)) is not None
         }
-        return _with_profile(_with_run(config, **given), with_host(profile, by), path)
+        return _with_profile(config.with_run(**given), with_host(profile, by), path)
 
     return apply
 
 
-def _with_lengths(config: Config, by: float) -> Config:
+def _with_burstiness(config: Config, by: float, _: Path) -> Config:
+    return config.with_run(burstiness=config.run.burstiness * by)
+
+
+def _with_lengths(config: Config, by: float, _: Path) -> Config:
     """Of a scheduler that estimates lengths; for any other the same configuration."""
     known = getattr(config.build_scheduler(), "length_scale", None)
     if known is None:
         return config
     return replace(config, scheduler={**config.scheduler, "length_scale": known * by})
-
-
-def _burst(config: Config, by: float) -> float:
-    return config.run.burstiness * by
-
-
-def _with_run(config: Config, **changes: Any) -> Config:
-    return replace(config, run=msgspec.structs.replace(config.run, **changes))
 
 
 def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Variation]]:

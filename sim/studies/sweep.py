@@ -17,8 +17,9 @@ from sim.notices import Points as Named
 from sim.notices import say, say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
-from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
+from sim.studies.compare import Simulate, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.whole_runs import whole_runs

@@ -23,9 +23,10 @@ from sim.notices import (
     warn_of_notes,
 )
 from sim.run import build_engine
-from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
+from sim.studies.compare import Simulate, warn_of_worst
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
 from sim.studies.known_metrics import few_summary
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.tune_page import front_table, trial_toml, tune_json
 from sim.studies.tune_search import ConfigAt, Search
 from sim.workload import kept_stdin

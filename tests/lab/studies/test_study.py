@@ -23,7 +23,7 @@ from superinfer.lab.progress import lines, showing_progress, state_text
 from superinfer.lab.results import load_run
 from superinfer.lab.studies.engines.base import Died
 from superinfer.lab.studies.engines.processes import in_processes
-from superinfer.lab.studies.study import Study, run_study, with_seed
+from superinfer.lab.studies.study import Study, run_study
 
 
 def logged(folder: Path, what: str) -> Counter[str]:
@@ -89,7 +89,7 @@ def test_a_larger_study_runs_what_is_new(tmp_path: Path) -> None:
 
 def test_without_seeds_an_arm_keeps_its_own(tmp_path: Path) -> None:
     made = study(tmp_path, Recorder(tmp_path / "log"), range(0))
-    arms = {name: with_seed(config, 7) for name, config in made.arms.items()}
+    arms = {name: config.with_run(seed=7) for name, config in made.arms.items()}
     result = run_study(Study(arms, made.root, made.runner, workers=1))
     assert [run.config["run"]["seed"] for run in result.runs("plain")] == [7]
 

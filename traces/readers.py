@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,7 +27,7 @@ from traces.source import (
     open_source,
     trace_name,
 )
-from traces.stamps import stamp_warnings
+from traces.stamps import longest_ordered, spread_stamps, stamp_warnings
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
@@ -264,25 +263,6 @@ def _backwards(rows: _Rows, position: int, stamp_field: str) -> RecordError:
     return RecordError(stamp_field, expected)
 
 
-def longest_ordered(stamps: list[float]) -> list[int]:
-    """Positions of the most stamps that do not decrease; of equal choices, the earlier ones.
-
-    One wild stamp then costs one record, wherever it stands.
-    """
-    tails: list[float] = []
-    tail_positions: list[int] = []
-    following = [-1] * len(stamps)
-    for position in range(len(stamps) - 1, -1, -1):
-        length = bisect_right(tails, -stamps[position])
-        following[position] = tail_positions[length - 1] if length else -1
-        tails[length : length + 1] = [-stamps[position]]
-        tail_positions[length : length + 1] = [position]
-    kept = [tail_positions[-1]]
-    while following[kept[-1]] >= 0:
-        kept.append(following[kept[-1]])
-    return kept
-
-
 def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
     first = rows.first_with_id
     repeated = set()
@@ -299,26 +279,6 @@ def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
             rows.first_bad = rows.first_bad or fault
             repeated.add(position)
     return repeated
-
-
-def spread_stamps(stamps: list[float]) -> list[float]:
-    """Requests of one stamp placed evenly until the next stamp, the last by the median gap."""
-    starts = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
-    distinct = [stamps[i] for i in starts]
-    gaps = [b - a for a, b in pairwise(distinct)]
-    gaps.append(_median(gaps))
-    ends = [*starts[1:], len(stamps)]
-    return [
-        stamp + gap * k / (end - start)
-        for start, end, stamp, gap in zip(starts, ends, distinct, gaps, strict=True)
-        for k in range(end - start)
-    ]
-
-
-def _median(values: list[float]) -> float:
-    """The median; 0 of nothing (the module `statistics` is slow to import)."""
-    middle = sorted(values)[(len(values) - 1) // 2 : len(values) // 2 + 1]
-    return sum(middle) / len(middle) if middle else 0.0
 
 
 def _no_requests(source: Source, rows: _Rows) -> InputError:

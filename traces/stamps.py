@@ -1,8 +1,10 @@
-"""Time stamps that are likely to mean something else than how they are read."""
+"""The time stamps of a trace: their order, how they are spread, and what is odd about them."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 CLOCK_MS: Final = 1e9
@@ -33,3 +35,42 @@ def stamp_warnings(file: str, stamps_ms: Sequence[float], time_unit: str) -> lis
             "from-log writes a trace that begins at 0)"
         )
     return found
+
+
+def longest_ordered(stamps: list[float]) -> list[int]:
+    """Positions of the most stamps that do not decrease; of equal choices, the earlier ones.
+
+    One wild stamp then costs one record, wherever it stands.
+    """
+    tails: list[float] = []
+    tail_positions: list[int] = []
+    following = [-1] * len(stamps)
+    for position in range(len(stamps) - 1, -1, -1):
+        length = bisect_right(tails, -stamps[position])
+        following[position] = tail_positions[length - 1] if length else -1
+        tails[length : length + 1] = [-stamps[position]]
+        tail_positions[length : length + 1] = [position]
+    kept = [tail_positions[-1]]
+    while following[kept[-1]] >= 0:
+        kept.append(following[kept[-1]])
+    return kept
+
+
+def spread_stamps(stamps: list[float]) -> list[float]:
+    """Requests of one stamp placed evenly until the next stamp, the last by the median gap."""
+    starts = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
+    distinct = [stamps[i] for i in starts]
+    gaps = [b - a for a, b in pairwise(distinct)]
+    gaps.append(_median(gaps))
+    ends = [*starts[1:], len(stamps)]
+    return [
+        stamp + gap * k / (end - start)
+        for start, end, stamp, gap in zip(starts, ends, distinct, gaps, strict=True)
+        for k in range(end - start)
+    ]
+
+
+def _median(values: list[float]) -> float:
+    """The median; 0 of nothing (the module `statistics` is slow to import)."""
+    middle = sorted(values)[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    return sum(middle) / len(middle) if middle else 0.0

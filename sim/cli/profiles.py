@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superinfer.outputs import check_writable
+from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ class KvDtype(_Dtype):
 
     BF16 = "bf16"
     FP8 = "fp8"
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 @app.command("list")

@@ -97,17 +97,9 @@ def _fate(data: PlotData, row: int) -> list[str]:
 
 def _groups_table(hurt: Hurt) -> Html:
     head = (
-        "class",
-        "tenant",
-        "requests",
-        "with an SLO",
-        "missed",
-        "missed (%)",
-        "median of missed by",
-        "mean queue, missed (s)",
-        "mean queue, met (s)",
-        "preempted",
-        "worst stall (ms)",
+        *("class", "tenant", "requests", "with an SLO", "missed", "missed (%)"),
+        *("median of missed by", "mean queue, missed (s)", "mean queue, met (s)"),
+        *("preempted", "worst stall (ms)"),
     )
     rows = [
         (

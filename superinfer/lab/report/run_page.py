@@ -129,7 +129,7 @@ def _attainment(data: PlotData) -> list[Content]:
         "paced_attainment": "paced",
         "request_goodput": "goodput (req/s)",
     }
-    rows = []
+    head, rows = ("class", "targets", "requests", *columns.values()), []
     for name, group in _groups(summary, "classes"):
         shared = group.get("slo") or {}
         slo = targets(shared) if any(shared.values()) or name != "all" else NONE
@@ -142,12 +142,7 @@ def _attainment(data: PlotData) -> list[Content]:
     )
     return [
         charts.attainment(data),
-        table(
-            "SLO attainment by class",
-            ("class", "targets", "requests", *columns.values()),
-            rows,
-            words=2,
-        ),
+        table("SLO attainment by class", head, rows, words=2),
         tag("p", note, class_="note"),
     ]
 

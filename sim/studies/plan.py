@@ -136,20 +136,18 @@ def _study(root: Path, stdin: bytes | None, workers: int) -> Study:
 def _search(plan: Plan, study: Study) -> None:
     """Everybody alone, then a run of each candidate that is not settled, until all are."""
     fit = [each for each in plan.candidates if not each.unfit]
-    _run(study, fit, lambda each: alone(each.config), _note_alone)
-    for each in fit:
-        if each.alone is not None and reaches(each.alone, plan.wish):
+    for each, summary in _run(study, fit, lambda each: alone(each.config)):
+        each.alone = summary
+        if reaches(summary, plan.wish):
             each.search = Fewest(plan.wish.most_gpus // each.tp)
-    while open_ := [each for each in fit if _wanted(each) is not None]:
-        _run(study, open_, _next_config, lambda each, found: _note_probe(each, found, plan.wish))
+    while open_ := [each for each in fit if each.search and each.search.wanted is not None]:
+        for each, summary in _run(study, open_, _next_config):
+            _note_probe(each, summary, plan.wish)
 
 
 def _run(
-    study: Study,
-    candidates: Sequence[Candidate],
-    config_of: Callable[[Candidate], Config],
-    note: Callable[[Candidate, Summary], None],
-) -> None:
+    study: Study, candidates: Sequence[Candidate], config_of: Callable[[Candidate], Config]
+) -> list[tuple[Candidate, Summary]]:
     """A run of each candidate, side by side; one that fails is out."""
     by_name = {each.name: each for each in candidates}
     arms = {name: config_of(each) for name, each in by_name.items()}
@@ -158,20 +156,12 @@ def _run(
     for failure in result.failures:
         candidate = by_name[failure.run.arm]
         candidate.failure, candidate.search = failure.reason, None
-    for name in result.folders:
-        note(by_name[name], whole_runs(result, name)[0].summary)
-
-
-def _wanted(candidate: Candidate) -> int | None:
-    return candidate.search.wanted if candidate.search else None
+    return [(by_name[name], whole_runs(result, name)[0].summary) for name in result.folders]
 
 
 def _next_config(candidate: Candidate) -> Config:
-    return candidate.config.with_run(replicas=_wanted(candidate))
-
-
-def _note_alone(candidate: Candidate, summary: Summary) -> None:
-    candidate.alone = summary
+    assert candidate.search is not None
+    return candidate.config.with_run(replicas=candidate.search.wanted)
 
 
 def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:

@@ -247,8 +247,9 @@ def _attainment_groups(
 ) -> Mapping[str, Summary]:
     """Summaries by the name of their bars."""
     if slo_class is not None:
-        for name, run in [(name, run) for name, runs in arms.items() for run in runs]:
-            check_class({name: PlotData.of_run(run)}, slo_class)
+        for name, runs in arms.items():
+            for run in runs:
+                check_class({name: PlotData.of_run(run)}, slo_class)
         return {
             name: mean_summary([run.summary["classes"][slo_class] for run in runs])
             for name, runs in arms.items()

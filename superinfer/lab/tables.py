@@ -184,11 +184,8 @@ REPLICA_COLUMNS = {
 
 
 def _replica_table(replicas: Sequence[Summary]) -> Table:
-    table = _table("Replica", *REPLICA_COLUMNS.values())
-    for each in replicas:
-        cells = [_value(key, each.get(key)) for key in REPLICA_COLUMNS]
-        table.add_row(str(each["replica"]), *cells)
-    return table
+    named = [(str(each["replica"]), each) for each in replicas]
+    return _rows("Replica", REPLICA_COLUMNS, named)
 
 
 def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
@@ -201,17 +198,20 @@ def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
         "worst_stall_ms": "max stall",
         "worst_wait_ms": "max wait",
     }
-    table = _table(title, *columns.values())
-    for name, group in groups.items():
-        table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
-    return table
+    return _rows(title, columns, groups.items())
 
 
 def _precision_of_run(summary: Summary, columns: Mapping[str, str]) -> Table:
     """Apart from the latencies of classes, so that both fit into 80 columns."""
-    table = _table("KV cache", *columns.values())
     classes = summary.get("classes") or {}
-    for name, group in (("all", summary), *(classes.items() if len(classes) > 1 else ())):
+    groups = classes.items() if len(classes) > 1 else ()
+    return _rows("KV cache", columns, (("all", summary), *groups))
+
+
+def _rows(title: str, columns: Mapping[str, str], groups: Iterable[tuple[str, Summary]]) -> Table:
+    """A row of metrics for each group."""
+    table = _table(title, *columns.values())
+    for name, group in groups:
         table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
     return table
 

@@ -209,9 +209,8 @@ class SimBackend:
 
     def _await_landing(self, transfer: Transfer, copy: Copy) -> None:
         """Tell when a background copy has landed; asked again then, as others may delay it."""
-        event = self.env.at(self._queues.end_s(copy), URGENT)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: self._landed(transfer, copy))
+        end_s = self._queues.end_s(copy)
+        self.env.call_at(end_s, URGENT, lambda: self._landed(transfer, copy))
 
     def _landed(self, transfer: Transfer, copy: Copy) -> None:
         end_s = self._queues.end_s(copy)

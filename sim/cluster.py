@@ -94,9 +94,7 @@ class Cluster:
         if replica is sender or now <= self._env.now:
             replica.submit(request, now)
             return
-        event = self._env.at(now, URGENT)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: replica.submit(request, now))
+        self._env.call_at(now, URGENT, lambda: replica.submit(request, now))
 
     def _route(self, request: Request, now: float) -> Replica:
         number = self._chosen(request, now)

@@ -8,7 +8,7 @@ from math import inf, isnan
 from typing import Any, Final, NamedTuple
 
 from simpy import Event
-from simpy.events import NORMAL, URGENT, EventPriority
+from simpy.events import NORMAL, URGENT
 
 from sim.backend import SimBackend
 from sim.environment import ExactEnvironment
@@ -138,9 +138,9 @@ class Replica:
             return env.now
         self._idle = idle = env.event()
         if arrival_s < inf:
-            self._call_at(arrival_s, URGENT, lambda: backend.take_arrivals(env.now))
+            env.call_at(arrival_s, URGENT, lambda: backend.take_arrivals(env.now))
         if wakeup_s is not None:
-            self._call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
+            env.call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
         yield idle
         return env.now
 
@@ -160,11 +160,6 @@ class Replica:
         if self._idle_wakeups > MAX_IDLE_WAKEUPS:
             told = f"the scheduler was woken {MAX_IDLE_WAKEUPS:,} times and planned nothing"
             raise stuck([self], told)
-
-    def _call_at(self, time_s: float, priority: EventPriority, call: Callable[[], None]) -> None:
-        event = self.env.at(time_s, priority)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: call())
 
 
 def arrivals(
@@ -233,14 +228,12 @@ def stuck(replicas: Sequence[Replica], why: str) -> StuckError:
 def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:
     """What is under way at the first step boundary at or after `stop_s` stays unfinished."""
 
-    def stop(_: Event) -> None:
+    def stop() -> None:
         for replica in replicas:
             replica.backend.interrupted = True
             replica.wake()
 
-    alarm = env.at(stop_s)
-    assert alarm.callbacks is not None
-    alarm.callbacks.append(stop)
+    env.call_at(stop_s, NORMAL, stop)
     for replica in replicas:
         env.run(replica.process)
     for replica in replicas:

@@ -19,7 +19,7 @@ import msgspec
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.log_rows import names_in, rows_of, value_of
+from traces.log_rows import is_json, names_in, rows_of, value_of
 from traces.native import (
     MAX_NUMBER,
     MOONCAKE_BLOCK_TOKENS,
@@ -107,7 +107,7 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     unless `skip_bad`, and where none is.
     """
     _check(columns)
-    source = open_source(path, keep_partial=skip_bad)
+    source = open_source(path, is_json, keep_partial=skip_bad)
     found: list[tuple[float, Record]] = []
     seen: dict[str, str] = {}
     bad: list[InputError] = []

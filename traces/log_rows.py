@@ -39,10 +39,15 @@ class Row:
         return source.error(self.line, RecordError(field, bad.expected))
 
 
+def is_json(text: bytes) -> bool:
+    """Whether a text that begins so is JSON, by its first character."""
+    return text.lstrip().startswith((b"{", b"["))
+
+
 def rows_of(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
     """All rows; in JSON, a document is a list of objects, or an object with a list per column."""
     first = next((line.strip() for line in source.lines if line.strip()), b"")
-    if not first.startswith((b"{", b"[")):
+    if not is_json(first):
         return _csv_rows(source, columns, delimiter)
     alone = _parsed(first)
     if isinstance(alone, dict) and not any(

@@ -1,10 +1,10 @@
-"""Time stamps that are likely to mean something else than how they are read."""
+"""The time stamps of a trace: their order, how they are spread, and what is odd about them."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import median
 from typing import Final
 
 CLOCK_MS: Final = 1e9
@@ -51,7 +51,7 @@ def coarse_clock_warnings(file: str, stamps_ms: Sequence[float]) -> list[str]:
     if len(ticks) < MANY or len(stamps_ms) < PER_STAMP * len(ticks):
         return []
     gaps_ms = [later - earlier for earlier, later in pairwise(ticks)]
-    tick_ms = median(gaps_ms)
+    tick_ms = _median(gaps_ms)
     regular = sum(abs(gap_ms - tick_ms) <= _LIKE * tick_ms for gap_ms in gaps_ms)
     if tick_ms < COARSE_MS or 2 * regular < len(gaps_ms):
         return []
@@ -59,3 +59,42 @@ def coarse_clock_warnings(file: str, stamps_ms: Sequence[float]) -> list[str]:
         f"{file}: {len(stamps_ms):,} requests have {len(ticks):,} stamps, {tick_ms:g} ms apart, "
         "and those of one stamp come at once: --spread distributes them"
     ]
+
+
+def longest_ordered(stamps: list[float]) -> list[int]:
+    """Positions of the most stamps that do not decrease; of equal choices, the earlier ones.
+
+    One wild stamp then costs one record, wherever it stands.
+    """
+    tails: list[float] = []
+    tail_positions: list[int] = []
+    following = [-1] * len(stamps)
+    for position in range(len(stamps) - 1, -1, -1):
+        length = bisect_right(tails, -stamps[position])
+        following[position] = tail_positions[length - 1] if length else -1
+        tails[length : length + 1] = [-stamps[position]]
+        tail_positions[length : length + 1] = [position]
+    kept = [tail_positions[-1]]
+    while following[kept[-1]] >= 0:
+        kept.append(following[kept[-1]])
+    return kept
+
+
+def spread_stamps(stamps: list[float]) -> list[float]:
+    """Requests of one stamp placed evenly until the next stamp, the last by the median gap."""
+    starts = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
+    distinct = [stamps[i] for i in starts]
+    gaps = [b - a for a, b in pairwise(distinct)]
+    gaps.append(_median(gaps))
+    ends = [*starts[1:], len(stamps)]
+    return [
+        stamp + gap * k / (end - start)
+        for start, end, stamp, gap in zip(starts, ends, distinct, gaps, strict=True)
+        for k in range(end - start)
+    ]
+
+
+def _median(values: list[float]) -> float:
+    """The median; 0 of nothing (the module `statistics` is slow to import)."""
+    middle = sorted(values)[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    return sum(middle) / len(middle) if middle else 0.0

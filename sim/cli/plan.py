@@ -46,7 +46,8 @@ def plan(
     no_plots: NoPlots = False,
 ) -> None:
     """Find the fewest GPUs with which a workload meets its targets, and what they cost."""
-    from sim.studies.plan import PlanWish, plan_command
+    from sim.studies.candidates import PlanWish
+    from sim.studies.plan import plan_command
 
     wish = PlanWish(
         devices=_names(device),

@@ -31,14 +31,15 @@ from sim.notices import (
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
-from sim.workload import feed_stdin, kept_stdin, load_workload
-from superinfer.errors import ConfigError
-from superinfer.lab.config import Config, RunConfig
+from sim.workload import kept_stdin, load_in_worker
+from superinfer.lab.config import Config
 from superinfer.lab.idle_window import window_warning
-from superinfer.lab.numbers import Summary, mean_summary
+from superinfer.lab.metric_names import Summary
+from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
@@ -46,12 +47,8 @@ from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
-from traces.generate.workload import MAX_SEED
-from traces.loading import is_spec
 from traces.printing import print_out, print_table
 
-MOST_SEEDS = 10_000
-"""Runs of one arm; more are a mistake."""
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
 STDIN = ".stdin"
@@ -67,9 +64,7 @@ class Simulate:
     """What standard input gave, where the trace is `-`: a worker has none."""
 
     def __call__(self, config: Config, folder: Path) -> None:
-        if self.stdin is not None:
-            feed_stdin(self.stdin.read_bytes())
-        metrics, summary = simulated(config, load_workload(config))
+        metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         written = write_run(folder, metrics, summary, config.resolved())
         if self.plots:
             write_pages(written)
@@ -162,25 +157,6 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
     for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
         say(line)
     check_seeds(next(iter(arms.values())).run, seeds)
-
-
-def check_seeds(run: RunConfig, seeds: int) -> None:
-    """Refuse several seeds where they change nothing, or leave what a seed can be."""
-    if seeds > MOST_SEEDS:
-        raise ConfigError(f"--seeds {seeds}: expected at most {MOST_SEEDS:,}")
-    trace, last_seed = run.trace, run.seed + seeds - 1
-    if last_seed > MAX_SEED:
-        raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")
-    if seeds > 1 and trace and not is_spec(trace):
-        raise ConfigError(
-            f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "
-            "trace, such as mixed or a .toml file (superinfer-sim traces generate --help)"
-        )
-
-
-def seeds_from(run: RunConfig, seeds: int) -> Sequence[int]:
-    """Successive seeds, the run's own first; none where it is to run once, as it is."""
-    return range(run.seed, run.seed + seeds) if seeds > 1 else ()
 
 
 # -- the study of a comparison --------------------------------------------------------------------

@@ -12,7 +12,7 @@ from superinfer.lab.versions import versions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sim.studies.plan import Candidate, Plan, PlanWish
+    from sim.studies.candidates import Candidate, Plan, PlanWish
 
 _FIGURES = (
     "slo_attainment",

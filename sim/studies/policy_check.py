@@ -17,11 +17,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
-
-from msgspec import structs
 
 from sim.cluster import simulate_cluster
 from sim.driver import simulate
@@ -114,7 +112,7 @@ def with_replicas(config: Config) -> Config:
     """The configuration with replicas for the router that it names."""
     if not config.router_named or config.run.replicas > 1:
         return config
-    return replace(config, run=structs.replace(config.run, replicas=REPLICAS))
+    return config.with_run(replicas=REPLICAS)
 
 
 def place(condition: Condition) -> str:
@@ -129,8 +127,7 @@ def place(condition: Condition) -> str:
 
 
 def _under(config: Config, condition: Condition, seed: int) -> Config:
-    run = structs.replace(
-        config.run,
+    config = config.with_run(
         trace="mixed",
         rate_scale=RATE_SCALE * config.run.replicas,
         limit=REQUESTS * config.run.replicas,
@@ -139,10 +136,10 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
         prefix_caching=condition.prefix_caching,
         duration_s=condition.duration_s,
     )
-    if condition.kv_tokens:
-        block_tokens = run.block_tokens or config.build_scheduler().block_tokens
-        run = structs.replace(run, kv_blocks=condition.kv_tokens // block_tokens)
-    return replace(config, run=run)
+    if not condition.kv_tokens:
+        return config
+    block_tokens = config.run.block_tokens or config.build_scheduler().block_tokens
+    return config.with_run(kv_blocks=condition.kv_tokens // block_tokens)
 
 
 def _check(config: Config, finding: Finding) -> None:

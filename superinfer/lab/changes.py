@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from superinfer.lab.metric_names import SAME, higher_is_better, is_share
+from superinfer.settings import is_number
 
 if TYPE_CHECKING:
     from superinfer.lab.studies.intervals import Interval
@@ -48,7 +48,7 @@ def change(
     where the reference is zero. `interval` bounds the difference in the metric's own unit, and is
     told in it where it reaches below what can be lost. `few`: as of a `Difference`.
     """
-    if not (_is_number(value) and _is_number(base)):
+    if not (is_number(value) and is_number(base)):
         return None
     factor, unit = _relative_unit(key, base)
     amount = factor * (value - base)
@@ -65,10 +65,6 @@ def change(
         of_ends, unit_of_ends = _own_unit(key)
     low, high = (Amount(of_ends * end, unit_of_ends) for end in (interval.low, interval.high))
     return Change(Amount(amount, unit), verdict, (low, high))
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _relative_unit(key: str, base: float) -> tuple[float, str]:

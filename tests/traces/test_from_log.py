@@ -92,6 +92,15 @@ def test_latencies_that_are_none(tmp_path: Path, took: str) -> None:
     )
 
 
+def test_a_csv_has_lines_and_json_may_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traces.source.MOST_LINE_BYTES", 10)
+    columns = Columns("at", "in", "out", time_unit="s")
+    assert seen(log(tmp_path, '{"at": [0], "in": [5], "out": [6]}', columns)) == [(0.0, 5, 6)]
+    assert fault(tmp_path, HEADER, CSV).startswith(":1: expected lines of at most ")
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_document(tmp_path: Path, indent: int | None) -> None:
     """A list of objects, or an object with a list per column, as vLLM's benchmark writes it."""

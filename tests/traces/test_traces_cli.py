@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ended, superinfer_sim
 from rich.table import Table
-from typer.testing import CliRunner
 
-from traces.cli.app import app
 from traces.printing import print_table
 from traces.readers import read_trace
 
@@ -36,8 +35,8 @@ def classes(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(*arguments: str, stdin: str | None = None) -> Any:
-    return CliRunner().invoke(app, list(arguments), input=stdin)
+def run(*arguments: str, stdin: str | None = None) -> Ended:
+    return superinfer_sim("traces", *arguments, stdin=stdin)
 
 
 def test_stats_prints_json_alone(trace: str, classes: str) -> None:
@@ -46,6 +45,13 @@ def test_stats_prints_json_alone(trace: str, classes: str) -> None:
     stats = json.loads(result.stdout)
     assert (stats["requests"], stats["rate_per_s"], stats["raised_max_tokens"]) == (3, 1.0, 1)
     assert result.stderr == f"warning: {trace}: ignored unknown fields: extra\n"
+
+
+def test_a_mistake_is_one_line_without_control_characters() -> None:
+    result = run("stats", "/no\x1b[31m\nwhere.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    expected = "error: /no\\x1b[31m where.jsonl: expected a trace file, got no such file\n"
+    assert result.stderr == expected
 
 
 def test_stats_prints_a_table(trace: str, classes: str) -> None:

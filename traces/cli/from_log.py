@@ -10,7 +10,6 @@ import typer
 from superinfer.errors import ConfigError
 from traces.cli.files import check_output, write_records
 from traces.cli.options import AsJson, HashBlockSize, Output, SkipBad
-from traces.printing import errors_on_stderr
 
 
 def from_log(
@@ -72,35 +71,34 @@ def from_log(
     from traces.convert import lines_of
     from traces.from_log import Columns, read_log
 
-    with errors_on_stderr():
-        check_output(output, path, as_json=as_json)
-        of_values, of_all = _classes(classes or ())
-        columns = Columns(
-            time,
-            prompt,
-            answer,
-            tenant=tenant,
-            request_id=request_id,
-            session=session,
-            priority=priority,
-            max_tokens=max_tokens,
-            hash_ids=hash_ids,
-            hash_block_size=hash_block_size,
-            class_by=class_by,
-            classes=of_values,
-            class_of_all=of_all,
-            time_unit=time_unit,
-            latency=latency,
-            latency_unit=latency_unit,
-            delimiter=delimiter,
-        )
-        log = read_log(path, columns, skip_bad=skip_bad)
-        for warning in log.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        if log.skipped:
-            typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
-        counts = {"requests": len(log.records), "skipped_lines": log.skipped}
-        write_records(lines_of(log.records), output, counts, as_json)
+    check_output(output, path, as_json=as_json)
+    of_values, of_all = _classes(classes or ())
+    columns = Columns(
+        time,
+        prompt,
+        answer,
+        tenant=tenant,
+        request_id=request_id,
+        session=session,
+        priority=priority,
+        max_tokens=max_tokens,
+        hash_ids=hash_ids,
+        hash_block_size=hash_block_size,
+        class_by=class_by,
+        classes=of_values,
+        class_of_all=of_all,
+        time_unit=time_unit,
+        latency=latency,
+        latency_unit=latency_unit,
+        delimiter=delimiter,
+    )
+    log = read_log(path, columns, skip_bad=skip_bad)
+    for warning in log.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if log.skipped:
+        typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
+    counts = {"requests": len(log.records), "skipped_lines": log.skipped}
+    write_records(lines_of(log.records), output, counts, as_json)
 
 
 # -- inside ---------------------------------------------------------------------------------------

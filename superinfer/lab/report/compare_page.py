@@ -11,6 +11,7 @@ from typing import Any
 from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
 from superinfer.lab.hybrids import footnote, marked
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.numbers import number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -23,7 +24,6 @@ from superinfer.lab.report.values import (
     COMPARE_ROWS,
     GROUP_ROWS,
     NONE,
-    Summary,
     change_words,
     shown,
 )

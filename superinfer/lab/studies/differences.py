@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from superinfer.errors import ConfigError
-from superinfer.lab.metric_names import COMPARE_ROWS
+from superinfer.lab.metric_names import COMPARE_ROWS, Summary
 from superinfer.lab.numbers import mean_number, number, split_metric
 from superinfer.lab.results import Run
 from superinfer.lab.studies.intervals import Interval, mean_interval
 from superinfer.lab.studies.paired import RequestRows, interval_of, too_few
 
-Summary = Mapping[str, Any]
 Arms = Mapping[str, Sequence[Run]]
 
 METRICS = (*COMPARE_ROWS, "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p999_ttft_ms")

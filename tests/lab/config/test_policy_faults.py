@@ -96,15 +96,13 @@ def complaint(
             "the scheduler was woken 100,000 times and planned nothing",
         ),
         (
-            "@property\n    def counters(self): return {'tries': 1, 'why': 'none'}",
-            PlanError,
-            "counters: why: expected a number, got 'none'",
+            "counters = {'waits': 'many'}",
+            PolicyError,
+            "'own:Own' (own.py): Own.counters['waits']: expected a number, got 'many'",
         ),
-        (
-            "@property\n    def counters(self): return {'share': float('nan')}",
-            PlanError,
-            "counters: share: expected a number, got nan",
-        ),
+        ("counters = {'fair': True}", PolicyError, "expected a number, got True"),
+        ("counters = {'mean': None}", PolicyError, "expected a number, got None"),
+        ("counters = {'share': float('nan')}", PolicyError, "expected a number, got nan"),
     ],
 )
 def test_a_scheduler_is_named(
@@ -152,6 +150,8 @@ def test_a_scheduler_is_named(
         ),
         ("def unused(self, node): {}['x']", PolicyError, "(own.py:{}): KeyError: 'x'"),
         ("def unused(self, node): pass", PolicyError, "AssertionError: nothing left to reclaim"),
+        ("counters = {7: [1]}", PolicyError, "(own.py): Own.counters[7]: expected a number, got"),
+        ("notes = [3]", PolicyError, "(own.py): Own.notes: expected texts, got 3"),
     ],
 )
 def test_a_memory_policy_is_named(

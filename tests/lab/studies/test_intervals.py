@@ -19,7 +19,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
 from superinfer.lab.numbers import mean_number, mean_summary, number
 from superinfer.lab.results import Run, load_run, write_run
-from superinfer.lab.studies.bisect import LoadSearch, Probe, largest_load, mean_at, with_rate_scale
+from superinfer.lab.studies.bisect import LoadSearch, Probe, largest_load, mean_at
 from superinfer.lab.studies.differences import differences
 from superinfer.lab.studies.intervals import (
     FEW,
@@ -454,7 +454,6 @@ def test_a_search_goes_through_the_study(tmp_path: Path) -> None:
     assert first == run_at(0.5) > 0
     begun = (tmp_path / "log").read_text().count("begin")
     assert begun == 2, "the second time it is only read"
-    assert with_rate_scale(one.arms["plain"], 0.5).run.rate_scale == 0.5
     with pytest.raises(ConfigError, match="expected a number of the summary, got 'mean_ttft'"):
         mean_at(one, "mean_ttft")(0.5)
     with pytest.raises(ConfigError, match="expected a study of one arm, got plain, other, third"):

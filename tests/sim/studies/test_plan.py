@@ -13,7 +13,7 @@ import pytest
 from specs import document, write_spec
 
 from sim.commands import simulated
-from sim.studies.plan import Candidate, Plan, PlanWish
+from sim.studies.candidates import Candidate, Plan, PlanWish
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError

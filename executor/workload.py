@@ -19,7 +19,14 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 )
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
 
-_UNHEEDED = ("host_step_ms", "host_per_sequence_us", "links_per_bridge", "router", "believed_costs")
+_UNHEEDED = (
+    "host_step_ms",
+    "host_per_sequence_us",
+    "links_per_bridge",
+    "slow_replicas",
+    "router",
+    "believed_costs",
+)
 """Settings of `[run]` for simulations alone."""
 
 

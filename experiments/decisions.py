@@ -16,7 +16,8 @@ import numpy as np
 from sim.driver import simulate
 from sim.load import LoadModel
 from sim.oracle import Oracle
-from sim.run import build_engine, no_collection
+from sim.run import build_engine
+from superinfer.collection import no_collection
 from superinfer.draft import Draft
 from superinfer.lab.config import load_config
 from superinfer.request import SLO, Request

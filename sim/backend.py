@@ -54,6 +54,8 @@ class SimBackend:
         self.hides_host = hides_host(engine.cost, engine.config.lag)
         self._between_s = between_s(engine.cost, engine.config.lag)
         self.wake = wake
+        self.slowdown = 1.0
+        """How many times as long steps take as the cost model says."""
         self.interrupted = False
         """Set by anything that the scheduler should hear of at the next step boundary."""
         self._queues = CopyQueues(engine.cost)
@@ -146,11 +148,12 @@ class SimBackend:
             device_s += self._uneven_line(plan, done).first_s
         # Host time comes before each step, or is hidden behind the device with lag 1.
         host_s = cost.host_s(decodes + len(chunks))
-        return max(host_s, device_s) if self.hides_host else host_s + device_s
+        taken_s = max(host_s, device_s) if self.hides_host else host_s + device_s
+        return self.slowdown * taken_s
 
     def _jump(self, plan: Plan, now: float, ends: list[float], limit: int) -> float:
         """Append step ends until the first one that is not before the next event."""
-        cost, hidden, padded = self.cost, self.hides_host, plan.padded
+        cost, hidden, padded, slowdown = self.cost, self.hides_host, plan.padded, self.slowdown
         done = plan.done_steps + len(ends)
         decodes = plan.decodes if padded is None else padded.decodes
         context = plan.context_tokens if padded is None else padded.context_tokens
@@ -169,9 +172,9 @@ class SimBackend:
                 count = min(count, more.steps)
             for _ in range(int(count)):
                 if not hidden:
-                    now += host_s + device_s
+                    now += slowdown * (host_s + device_s)
                 else:
-                    now += device_s if device_s > host_s else host_s
+                    now += slowdown * (device_s if device_s > host_s else host_s)
                 ends.append(now)
                 if now >= horizon:
                     return now
@@ -206,9 +209,8 @@ class SimBackend:
 
     def _await_landing(self, transfer: Transfer, copy: Copy) -> None:
         """Tell when a background copy has landed; asked again then, as others may delay it."""
-        event = self.env.at(self._queues.end_s(copy), URGENT)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: self._landed(transfer, copy))
+        end_s = self._queues.end_s(copy)
+        self.env.call_at(end_s, URGENT, lambda: self._landed(transfer, copy))
 
     def _landed(self, transfer: Transfer, copy: Copy) -> None:
         end_s = self._queues.end_s(copy)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
 from operator import index
-from typing import Any
+from typing import Any, Final
 
 from simpy.events import URGENT
 
@@ -29,6 +29,8 @@ from superinfer.routers.view import ReplicaView
 from superinfer.schedulers.rotating.lengths import HistogramLengths
 from superinfer.sequence import Sequence as Live
 from superinfer.settings import shown_value
+
+NONE_SLOW: Final[Mapping[int, float]] = {}
 
 
 class SeenOracle(Oracle):
@@ -92,9 +94,7 @@ class Cluster:
         if replica is sender or now <= self._env.now:
             replica.submit(request, now)
             return
-        event = self._env.at(now, URGENT)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: replica.submit(request, now))
+        self._env.call_at(now, URGENT, lambda: replica.submit(request, now))
 
     def _route(self, request: Request, now: float) -> Replica:
         number = self._chosen(request, now)
@@ -143,12 +143,14 @@ def simulate_cluster(
     router: Router,
     load: LoadModel = OPEN_LOOP,
     stop_s: float = inf,
+    slowdowns: Mapping[int, float] = NONE_SLOW,
 ) -> ClusterRun:
     """Run a workload on several replicas to its end, or to the first step of each that ends at
     `stop_s`.
 
-    Raises StuckError if requests are left for ever, ConfigError if the load model does not fit the
-    requests or the router names no replica.
+    `slowdowns`: by the number of a replica, how many times as long its steps take as its cost model
+    says. Raises StuckError if requests are left for ever, ConfigError if the load model does not
+    fit the requests or the router names no replica.
     """
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
@@ -157,6 +159,8 @@ def simulate_cluster(
     cluster = Cluster(env, engines, router, output_tokens, due, stop_s)
     if closed is not None:
         closed.start(engines, send_at(env, cluster.send), env.now)
+    for number, slowdown in slowdowns.items():
+        cluster.replicas[number].backend.slowdown = slowdown
     cluster.listen()
     env.process(arrivals(env, requests if closed is None else closed.timed(), cluster.send))
     run_to_end(env, cluster.replicas, stop_s)

@@ -25,11 +25,10 @@ from sim.run import (
     SimResult,
     build_engine,
     copy_seconds,
-    engines_freed,
-    no_collection,
     run_simulation,
 )
 from sim.workload import load_workload
+from superinfer.collection import engines_freed, no_collection
 from superinfer.errors import ConfigError, InputError
 from superinfer.events import Sink
 from superinfer.lab.config import Config

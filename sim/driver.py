@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from math import inf
-from typing import Any, NamedTuple
+from math import inf, isnan
+from typing import Any, Final, NamedTuple
 
 from simpy import Event
-from simpy.events import NORMAL, URGENT, EventPriority
+from simpy.events import NORMAL, URGENT
 
 from sim.backend import SimBackend
 from sim.environment import ExactEnvironment
@@ -21,6 +21,8 @@ from superinfer.plan import Plan
 from superinfer.request import Request
 
 Process = Generator[Event, Any, None]
+MAX_IDLE_WAKEUPS: Final = 100_000
+"""In a row, without a plan or an arrival: every millisecond for longer than any patience."""
 
 
 class Replica:
@@ -48,10 +50,13 @@ class Replica:
         self._idle: Event | None = None
         self._idled_at = (-inf, 0)
         """When it last had nothing to do, and how often at that very time."""
+        self._idle_wakeups = 0
+        """How often it was woken for nothing since a plan or an arrival."""
         self.process = env.process(self._loop_ahead() if engine.config.lag else self._loop())
 
     def submit(self, request: Request, now: float) -> None:
         """A request arrives."""
+        self._idle_wakeups = 0
         self.engine.submit(request, now)
         self.backend.interrupted = True
         self.wake()
@@ -114,6 +119,8 @@ class Replica:
             self._take_in_due(now)
             if plan is None and not ahead:
                 plan = self.engine.plan(now)
+        if plan is not None:
+            self._idle_wakeups = 0
         return plan
 
     def _take_in_due(self, now: float) -> None:
@@ -124,30 +131,35 @@ class Replica:
         """Sleep until something happens or the scheduler wants to be asked; returns the time."""
         backend, env = self.backend, self.env
         arrival_s, wakeup_s = backend.next_arrival_s, self.engine.next_wakeup(now)
-        if wakeup_s is not None and wakeup_s <= now:
-            self._count_idle(now)
+        if wakeup_s is not None:
+            self._count_idle(now, wakeup_s)
         if wakeup_s is None and arrival_s < inf and env.skip_to(max(now, arrival_s)):
             backend.take_arrivals(env.now)
             return env.now
         self._idle = idle = env.event()
         if arrival_s < inf:
-            self._call_at(arrival_s, URGENT, lambda: backend.take_arrivals(env.now))
+            env.call_at(arrival_s, URGENT, lambda: backend.take_arrivals(env.now))
         if wakeup_s is not None:
-            self._call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
+            env.call_at(wakeup_s, NORMAL, lambda: self.wake() if self._idle is idle else None)
         yield idle
         return env.now
 
-    def _count_idle(self, now: float) -> None:
-        """Refuse a scheduler that wants to be asked again at once, and again plans nothing."""
-        since, times = self._idled_at
-        self._idled_at = now, times + 1 if since == now else 1
-        if self._idled_at[1] > MAX_IDLE_DECISIONS:
-            raise PlanError(f"next_wakeup: expected None or a time after now ({now:g} s)")
-
-    def _call_at(self, time_s: float, priority: EventPriority, call: Callable[[], None]) -> None:
-        event = self.env.at(time_s, priority)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: call())
+    def _count_idle(self, now: float, wakeup_s: float) -> None:
+        """Refuse a scheduler that wants to be asked again at once, or for ever, and again plans
+        nothing for those who are there.
+        """
+        expected = f"next_wakeup: expected None or a time after now ({now:g} s)"
+        if isnan(wakeup_s):
+            raise PlanError(f"{expected}, got nan")
+        if wakeup_s <= now:
+            since, times = self._idled_at
+            self._idled_at = now, times + 1 if since == now else 1
+            if self._idled_at[1] > MAX_IDLE_DECISIONS:
+                raise PlanError(expected)
+        self._idle_wakeups += 1
+        if self._idle_wakeups > MAX_IDLE_WAKEUPS:
+            told = f"the scheduler was woken {MAX_IDLE_WAKEUPS:,} times and planned nothing"
+            raise stuck([self], told)
 
 
 def arrivals(
@@ -174,11 +186,12 @@ def simulate(
     oracle: Oracle,
     load: LoadModel = OPEN_LOOP,
     stop_s: float = inf,
+    slowdown: float = 1.0,
 ) -> Simulated:
     """Run a workload on one replica to its end, or to the first step that ends at `stop_s`.
 
-    Raises StuckError if requests are left for ever, ConfigError if the load model does not fit the
-    requests.
+    Steps take `slowdown` times as long as its cost model says. Raises StuckError if requests are
+    left for ever, ConfigError if the load model does not fit the requests.
     """
     start_s = requests[0].arrival_s if requests else 0.0
     env = ExactEnvironment(min(0.0, start_s))
@@ -189,6 +202,7 @@ def simulate(
         replica = Replica(env, engine, oracle, closed.due, stop_s)
         closed.start([engine], send_at(env, replica.submit), env.now)
         env.process(arrivals(env, closed.timed(), replica.submit))
+    replica.backend.slowdown = slowdown
     run_to_end(env, [replica], stop_s)
     return Simulated(replica.backend.coverage, closed)
 
@@ -201,25 +215,25 @@ def run_to_end(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float
         _stop_at(env, replicas, stop_s)
     else:
         env.run()
+    if any(replica.engine.live for replica in replicas):
+        raise stuck(replicas, "the scheduler plans nothing, and nothing is to come")
+
+
+def stuck(replicas: Sequence[Replica], why: str) -> StuckError:
+    """The error for requests that are left."""
     waiting = [seq.request.request_id for replica in replicas for seq in replica.engine.live]
-    if waiting:
-        raise StuckError(
-            f"{len(waiting)} requests can never run (first: {waiting[0]}): the scheduler plans "
-            "nothing, and nothing is to come"
-        )
+    return StuckError(f"{len(waiting)} requests can never run (first: {waiting[0]}): {why}")
 
 
 def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:
     """What is under way at the first step boundary at or after `stop_s` stays unfinished."""
 
-    def stop(_: Event) -> None:
+    def stop() -> None:
         for replica in replicas:
             replica.backend.interrupted = True
             replica.wake()
 
-    alarm = env.at(stop_s)
-    assert alarm.callbacks is not None
-    alarm.callbacks.append(stop)
+    env.call_at(stop_s, NORMAL, stop)
     for replica in replicas:
         env.run(replica.process)
     for replica in replicas:

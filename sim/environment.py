@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappush
 from math import inf
 
@@ -33,3 +34,9 @@ class ExactEnvironment(Environment):
         when_s = time_s if time_s > self._now else self._now
         heappush(self._queue, (when_s, priority, next(self._eid), event))
         return event
+
+    def call_at(self, time_s: float, priority: EventPriority, call: Callable[[], None]) -> None:
+        """Let `call` be made at `time_s` (not before now)."""
+        event = self.at(time_s, priority)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: call())

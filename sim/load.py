@@ -148,9 +148,7 @@ def send_at(env: ExactEnvironment, submit: Callable[[Request, float], Any]) -> A
     """A function that submits a request when its arrival time has come."""
 
     def later(request: Request) -> None:
-        event = env.at(request.arrival_s, URGENT)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: submit(request, request.arrival_s))
+        env.call_at(request.arrival_s, URGENT, lambda: submit(request, request.arrival_s))
 
     return later
 

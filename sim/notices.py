@@ -16,6 +16,7 @@ from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
 from superinfer.lab.hybrids import hybrid_note
 from superinfer.lab.idle_settings import idle_settings
+from superinfer.lab.idle_window import window_warning
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
 from superinfer.lab.terminal import printable
@@ -193,7 +194,8 @@ def say_of_run(config: Config, metrics: RunMetrics, summary: Summary) -> None:
     _say_of_targets_out_of_reach(metrics, summary)
     _say_if_nobody_was_measured(config, summary)
     view = metrics.view
-    if warning := overload_warning(summary["load"], view.arrival_s, view.ttft_s):
+    overload = overload_warning(summary["load"], view.arrival_s, view.ttft_s)
+    for warning in filter(None, (overload, window_warning(config.run.window_s, view.arrival_s))):
         say(f"warning: {warning}")
 
 

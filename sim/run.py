@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sim.cluster import simulate_cluster
 from sim.costs import believed_of, cost_of
 from sim.driver import simulate
-from sim.load import LoadModel
+from sim.load import ClosedLoad, LoadModel
 from sim.measured_memory import measured_blocks, measured_notes
 from sim.oracle import Oracle
 from sim.stopwatch import Stopwatch
+from sim.untouched import Untouched
+from superinfer.collection import no_collection
 from superinfer.costs import (
+    Coverage,
     FlexGenCost,
     ModelShape,
     StepCost,
@@ -42,10 +43,6 @@ from superinfer.schedulers.base import Scheduler, largest_step_of
 from traces.workload import Workload
 
 _T = TypeVar("_T")
-
-
-LARGE_RUN: Final = 50_000
-"""Requests for which the memory of the engines is worth the search for what refers to itself."""
 
 
 @dataclass(slots=True)
@@ -83,7 +80,7 @@ def run_simulation(
 
 def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult:
     """The same on one replica."""
-    answers = workload.output_tokens
+    answers, before = workload.output_tokens, _as_it_is(config, workload)
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()
     engine.ask = stopwatch.around(engine.scheduler.plan)
@@ -91,15 +88,12 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
     load, stop_s = load_model(config.run), config.run.duration_s or math.inf
     started = time.perf_counter()
     with no_collection():
-        coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s)
-    wall_s = time.perf_counter() - started
-    record = _record(engine)
-    record.notes += measured_notes(config.run, cost, engine.scheduler, engine.config)
-    record.quality = cost.quality
-    sent = _load_summary(load, config.run, closed.left if closed else {})
-    trust, profile = cost.trust(coverage), cost.profile_sha256
-    _tell_beliefs([engine], trust, record)
-    return SimResult(record, wall_s, stopwatch.seconds, trust, engine.config, sent, profile)
+        slowdown = config.run.slowdowns.get(0, 1.0)
+        coverage, closed = simulate(engine, workload.requests, oracle, load, stop_s, slowdown)
+    times_s = time.perf_counter() - started, stopwatch.seconds
+    if before:
+        before.check([engine])
+    return _result(config.run, [engine], cost, _record(engine), coverage, closed, times_s)
 
 
 def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
@@ -107,7 +101,7 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
 
     A cluster of one gives the events and times of a single engine, which runs without these events.
     """
-    answers = workload.output_tokens
+    answers, before = workload.output_tokens, _as_it_is(config, workload)
     stopwatch, engines = Stopwatch(), list[Engine]()
     cost: StepCost | None = None
     for sink in sinks:
@@ -119,20 +113,32 @@ def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]
     router = config.build_router()
     started = time.perf_counter()
     with no_collection():
-        done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
-    wall_s = time.perf_counter() - started
+        slow = config.run.slowdowns
+        done = simulate_cluster(engines, workload.requests, answers, router, load, stop_s, slow)
+    times_s = time.perf_counter() - started, stopwatch.seconds
+    if before:
+        before.check(engines)
     record = cluster_record(
         [_record(engine) for engine in engines],
         np.array(done.sent_to, np.int64),
         [coverage.total_s for coverage in done.coverages],
     )
-    record.notes += measured_notes(config.run, cost, engines[0].scheduler, engines[0].config)
-    record.quality = cost.quality
-    sent = _load_summary(load, config.run, done.closed.left if done.closed else {})
-    trust, sizes = cost.trust(done.coverage), engines[0].config
-    profile = cost.profile_sha256
-    _tell_beliefs(engines, trust, record)
-    return SimResult(record, wall_s, stopwatch.seconds, trust, sizes, sent, profile)
+    return _result(config.run, engines, cost, record, done.coverage, done.closed, times_s)
+
+
+def _as_it_is(config: Config, workload: Workload) -> Untouched | None:
+    """What policies from outside have to leave alone; None where there are none."""
+    run = config.run
+    outside = any(":" in name for name in (run.scheduler, run.memory, run.router))
+    return Untouched(workload.requests, workload.output_tokens) if outside else None
+
+
+def _slow_notes(run: RunConfig) -> list[str]:
+    """That replicas are no longer alike."""
+    return [
+        f"run.slow_replicas: steps of replica {number} take {slowdown:g} times as long"
+        for number, slowdown in run.slowdowns.items()
+    ]
 
 
 def _record(engine: Engine) -> RunRecord:
@@ -142,11 +148,26 @@ def _record(engine: Engine) -> RunRecord:
     return record
 
 
-def _tell_beliefs(engines: Sequence[Engine], trust: dict[str, Any], record: RunRecord) -> None:
-    """Say what the schedulers predicted with, where that is not what steps took."""
+def _result(
+    run: RunConfig,
+    engines: Sequence[Engine],
+    cost: StepCost,
+    record: RunRecord,
+    coverage: Coverage,
+    closed: ClosedLoad | None,
+    times_s: tuple[float, float],
+) -> SimResult:
+    """What is told of a run beside its record; `times_s`: of the whole, and of the scheduler."""
+    sizes = engines[0].config
+    trust: dict[str, Any] = cost.trust(coverage)
+    record.notes += measured_notes(run, cost, engines[0].scheduler, sizes)
+    record.notes += _slow_notes(run)
+    record.quality = cost.quality
     if any(engine.believed is not engine.cost for engine in engines):
         trust["beliefs"] = beliefs_of([engine.believed for engine in engines])
         record.notes += beliefs_notes(trust["beliefs"])
+    sent = _load_summary(run, closed.left if closed else {})
+    return SimResult(record, *times_s, trust, sizes, sent, cost.profile_sha256)
 
 
 def build_engine(
@@ -261,14 +282,14 @@ def load_model(run: RunConfig) -> LoadModel:
     return LoadModel(run.concurrency, run.sessions == "closed", run.backlog, run.in_flight)
 
 
-def _load_summary(load: LoadModel, run: RunConfig, left: dict[str, int]) -> dict[str, Any]:
+def _load_summary(run: RunConfig, left: dict[str, int]) -> dict[str, Any]:
     """The `load` block of `summary.json`."""
     return {
-        "model": "closed loop" if load.concurrency else "open loop",
-        "concurrency": load.concurrency,
+        "model": "closed loop" if run.concurrency else "open loop",
+        "concurrency": run.concurrency,
         "sessions": run.sessions,
-        "backlog": dict(load.backlog),
-        "in_flight": dict(load.in_flight),
+        "backlog": dict(run.backlog),
+        "in_flight": dict(run.in_flight),
         "backlog_left": left,
         "duration_s": run.duration_s or None,
         "window_s": list(run.window_s) or None,
@@ -281,39 +302,3 @@ def _named(place: str, name: str, load: Callable[[str], _T]) -> _T:
         return load(name)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
-
-
-@contextmanager
-def engines_freed(requests: int) -> Iterator[None]:
-    """Give back the memory of the engines of a run with so many requests once it is over, before
-    its tables are made: they refer to themselves in circles, so nothing else would.
-
-    What was there before is not walked over.
-    """
-    if requests < LARGE_RUN:
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-        gc.collect()
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def no_collection(*, last: bool = False) -> Iterator[None]:
-    """Hold the cyclic garbage collector back: a run makes millions of objects and no cycles.
-
-    When it comes back it walks over all of them, so a whole command is better than each part of it.
-    `last`: only the end of the process follows, so what is there is never walked over.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if last:
-            gc.freeze()
-        if was_enabled:
-            gc.enable()

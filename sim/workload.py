@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 from superinfer.lab.config import Config, bundled_configs
 from traces.loading import is_spec, load
@@ -22,6 +23,13 @@ def load_workload(config: Config) -> Workload:
             f"--config {run.trace} has the backlog, the hardware and the window of this scenario"
         )
     return workload
+
+
+def load_in_worker(config: Config, stdin: Path | None) -> Workload:
+    """The same in a process that has no standard input; `stdin` is a file with what it gave."""
+    if stdin is not None:
+        feed_stdin(stdin.read_bytes())
+    return load_workload(config)
 
 
 def kept_stdin(config: Config) -> bytes | None:

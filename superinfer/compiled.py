@@ -102,6 +102,19 @@ def shadows_compiled(cls: type) -> bool:
     return any(not inherited.isdisjoint(slots) for slots in own)
 
 
+def uncover_compiled(cls: type) -> None:
+    """Take the defaults that a Python dataclass gives to fields of a compiled class that it extends
+    off the class: there they hide the fields from compiled methods. What makes its instances has
+    them all the same.
+    """
+    inherited = {name for base in cls.__mro__ for name in getattr(base, "__mypyc_attrs__", ())}
+    for base in cls.__mro__:
+        if "__mypyc_attrs__" not in vars(base):
+            for name in inherited & vars(base).get("__dataclass_fields__", {}).keys():
+                if name in vars(base) and not hasattr(vars(base)[name], "__get__"):
+                    delattr(base, name)
+
+
 def own_annotations(cls: type) -> dict[str, object]:
     """What a class itself declares, by name: types, or their text. A compiled one has forgotten all
     but plain types, so what it declares is read from its source.

@@ -36,7 +36,7 @@ class PlanError(SuperInferError):
 
 
 class PolicyError(SuperInferError):
-    """A policy from outside this package raised something."""
+    """A policy from outside this package raised something, or holds what it may not."""
 
 
 class StuckError(SuperInferError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from superinfer.errors import ConfigError
 
@@ -59,6 +60,15 @@ def shown_value(value: object) -> str:
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def is_number(value: object, least: float = -sys.float_info.max) -> TypeGuard[float]:
+    """True for a number from `least` on that a float holds and that is finite; no flag is one."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and least <= value <= sys.float_info.max
+    )
 
 
 def expected_words(message: str) -> str | None:

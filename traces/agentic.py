@@ -134,6 +134,11 @@ def session_files(path: str | Path) -> Iterator[Member] | None:
     return members(folder, SUFFIXES)
 
 
+def holds_sessions(head: bytes) -> bool:
+    """Whether a file that begins so is one session or an archive of them."""
+    return is_tar(head) or _SESSION.match(head) is not None
+
+
 def sessions_in(source: Source) -> Iterator[Member] | None:
     """The one session that a file is, or those that an archive holds; `None` of another trace."""
     if is_tar(source.head):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import msgspec
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.log_rows import rows_of, value_of
+from traces.log_rows import is_json, names_in, rows_of, value_of
 from traces.native import (
     MAX_NUMBER,
     MOONCAKE_BLOCK_TOKENS,
@@ -33,6 +34,8 @@ from traces.workload import skipped_note
 
 UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 """Milliseconds in the units of a time that is a number."""
+_MOST_NAMED = 40
+"""Columns that a complaint names."""
 _NO_DIVIDERS = ('"', "\n", "\r")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SIGNED = re.compile(r"[+-]?[0-9]{1,19}")
@@ -60,9 +63,13 @@ class Columns:
     """The column whose values stand for classes (`classes`)."""
     classes: Mapping[str, str] = field(default_factory=dict)
     class_of_all: str | None = None
-    """Where no column says it."""
+    """Where no column says it, or its value stands for none of `classes`."""
     time_unit: str | None = None
     """Of a time that is a number (`UNITS_MS`); one that is text is ISO 8601, UTC without a zone."""
+    latency: str | None = None
+    """What a request took, where `time` is when it ended."""
+    latency_unit: str | None = None
+    """Of the latency (`UNITS_MS`)."""
     delimiter: str = ","
     """Of a CSV; `\\t` stands for a tab, too."""
 
@@ -74,7 +81,7 @@ class Columns:
     def names(self) -> list[str]:
         """All columns that are asked for."""
         more = (self.tenant, self.request_id, self.class_by, self.session, self.priority)
-        rest = (*more, self.max_tokens, self.hash_ids)
+        rest = (*more, self.max_tokens, self.hash_ids, self.latency)
         return [self.time, self.prompt, self.answer, *(name for name in rest if name)]
 
 
@@ -100,7 +107,7 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     unless `skip_bad`, and where none is.
     """
     _check(columns)
-    source = open_source(path, keep_partial=skip_bad)
+    source = open_source(path, is_json, keep_partial=skip_bad)
     found: list[tuple[float, Record]] = []
     seen: dict[str, str] = {}
     bad: list[InputError] = []
@@ -131,10 +138,10 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
 
 
 def _check(columns: Columns) -> None:
-    if columns.time_unit is not None and columns.time_unit not in UNITS_MS:
-        raise ConfigError(
-            f"--time-unit: expected one of {', '.join(UNITS_MS)}, got {columns.time_unit!r}"
-        )
+    _check_unit("--time-unit", columns.time_unit)
+    _check_unit("--latency-unit", columns.latency_unit)
+    if (columns.latency is None) != (columns.latency_unit is None):
+        raise ConfigError(f"--latency: expected --latency-unit {', '.join(UNITS_MS)} with it")
     if len(columns.divider) != 1 or columns.divider in _NO_DIVIDERS:
         expected = "expected one character, no quote and no line end"
         raise ConfigError(f"--delimiter: {expected}, got {columns.delimiter!r}")
@@ -142,6 +149,11 @@ def _check(columns: Columns) -> None:
         raise ConfigError("--class-by: expected --class VALUE=CLASS for its values, got none")
     if columns.classes and not columns.class_by:
         raise ConfigError("--class VALUE=CLASS: expected --class-by, the column of these values")
+
+
+def _check_unit(option: str, unit: str | None) -> None:
+    if unit is not None and unit not in UNITS_MS:
+        raise ConfigError(f"{option}: expected one of {', '.join(UNITS_MS)}, got {unit!r}")
 
 
 def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
@@ -158,16 +170,23 @@ def _record(row: Mapping[str, Any], columns: Columns) -> tuple[float, Record]:
     )
     _take_limit(record, row, columns)
     _take_contents(record, row, columns)
-    return _time_ms(row, columns), record
+    return _time_ms(row, columns) - _latency_ms(row, columns), record
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
     """The value of a column; RecordError if there is none."""
     found = value_of(row, name)
     if found is None or found == "":
-        near = "" if name in row else did_you_mean(name, row)
-        raise RecordError(name, f"expected a value, got nothing{near}")
+        raise RecordError(name, f"expected a value, got nothing{_near(row, name)}")
     return found
+
+
+def _near(row: Mapping[str, Any], name: str) -> str:
+    """The column that may have been meant, and what there are, where there is none of a name."""
+    names = list(islice(names_in(row), _MOST_NAMED))
+    if name in names:
+        return ""
+    return f"{did_you_mean(name, names)}; there are {', '.join(names)}"
 
 
 def _tokens(row: Mapping[str, Any], name: str) -> int:
@@ -209,9 +228,27 @@ def _time_ms(row: Mapping[str, Any], columns: Columns) -> float:
     return since.days * 86_400e3 + since.seconds * 1e3 + since.microseconds / 1e3
 
 
+def _latency_ms(row: Mapping[str, Any], columns: Columns) -> float:
+    """What the request took; 0 where its time is when it came."""
+    if columns.latency is None or columns.latency_unit is None:
+        return 0.0
+    text = str(_value(row, columns.latency))
+    try:
+        latency_ms = float(text) * UNITS_MS[columns.latency_unit]
+    except ValueError:
+        latency_ms = math.nan
+    if not 0 <= latency_ms <= MAX_NUMBER:
+        expected = f"expected a number of {columns.latency_unit}, 0 or more"
+        raise RecordError(columns.latency, f"{expected}, got {shown(text)}")
+    return latency_ms
+
+
 def _class(row: Mapping[str, Any], columns: Columns) -> str | None:
     if columns.class_by is None:
         return columns.class_of_all
+    if columns.class_of_all is not None:
+        value = str(value_of(row, columns.class_by))
+        return columns.classes.get(value, columns.class_of_all)
     value = str(_value(row, columns.class_by))
     if value not in columns.classes:
         known = ", ".join(columns.classes)

@@ -15,6 +15,8 @@ from traces.source import RecordError, Source
 
 _DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
 """What divides columns in place of a comma, as a shell takes it."""
+_DEEPEST = 8
+"""Objects in one another whose names are told."""
 
 
 @dataclass(slots=True)
@@ -37,10 +39,15 @@ class Row:
         return source.error(self.line, RecordError(field, bad.expected))
 
 
+def is_json(text: bytes) -> bool:
+    """Whether a text that begins so is JSON, by its first character."""
+    return text.lstrip().startswith((b"{", b"["))
+
+
 def rows_of(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
     """All rows; in JSON, a document is a list of objects, or an object with a list per column."""
     first = next((line.strip() for line in source.lines if line.strip()), b"")
-    if not first.startswith((b"{", b"[")):
+    if not is_json(first):
         return _csv_rows(source, columns, delimiter)
     alone = _parsed(first)
     if isinstance(alone, dict) and not any(
@@ -51,13 +58,27 @@ def rows_of(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[
 
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a column, in JSON also one with dots; None if there is none."""
+    """The value of a column, in JSON also one with dots; None if there is none.
+
+    A key may have dots itself, as OpenTelemetry's `gen_ai.usage.input_tokens`.
+    """
     if name in values:
         return values[name]
-    found: Any = values
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+    for dot in range(len(name)):
+        if name[dot] == "." and isinstance(inner := values.get(name[:dot]), Mapping):
+            found = value_of(inner, name[dot + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def names_in(values: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[str]:
+    """The names that `value_of` takes, of whatever is no object itself."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from names_in(value, f"{before}{key}.", depth + 1)
+        else:
+            yield f"{before}{key}"
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Literal
 
 from superinfer.errors import ConfigError
 from superinfer.request import DEFAULT_CLASS, Request, SLOClass
@@ -93,8 +94,8 @@ def _merged(parts: Sequence[Workload], limit: int | None, align: bool) -> Worklo
     labels = _labels(parts)
     for label, part in zip(labels, parts, strict=True):
         _take_over(part, label, align)
-    _tell_apart(parts, labels, lambda request: request.request_id, _set_request_id)
-    _tell_apart(parts, labels, lambda request: request.session_id, _set_session_id)
+    _tell_apart(parts, labels, "request_id")
+    _tell_apart(parts, labels, "session_id")
     pairs = sorted(_pairs(parts), key=lambda pair: pair[0].arrival_s)[:limit]
     for index, (request, _) in enumerate(pairs):
         request.index = index
@@ -124,28 +125,17 @@ def _take_over(part: Workload, label: str, align: bool) -> None:
 
 
 def _tell_apart(
-    parts: Sequence[Workload],
-    labels: Sequence[str],
-    get: Callable[[Request], str | None],
-    put: Callable[[Request, str], None],
+    parts: Sequence[Workload], labels: Sequence[str], kind: Literal["request_id", "session_id"]
 ) -> None:
-    """Put labels before a name of every request if two sources share one of these names."""
-    names = [{get(request) for request in part.requests} - {None} for part in parts]
-    if len(set().union(*names)) == sum(map(len, names)):
+    """Put labels before these ids of all requests if two sources share one of them."""
+    ids = [{getattr(request, kind) for request in part.requests} - {None} for part in parts]
+    if len(set().union(*ids)) == sum(map(len, ids)):
         return
     for part, label in zip(parts, labels, strict=True):
         for request in part.requests:
-            name = get(request)
-            if name is not None:
-                put(request, f"{label}/{name}")
-
-
-def _set_request_id(request: Request, name: str) -> None:
-    request.request_id = name
-
-
-def _set_session_id(request: Request, name: str) -> None:
-    request.session_id = name
+            own = getattr(request, kind)
+            if own is not None:
+                setattr(request, kind, f"{label}/{own}")
 
 
 def _pairs(parts: Sequence[Workload]) -> Iterator[tuple[Request, int]]:

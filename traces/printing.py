@@ -1,4 +1,4 @@
-"""What a command prints: its result on standard output, mistakes of a user on standard error."""
+"""How a command prints its result on standard output."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
-from superinfer.errors import SuperInferError
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -19,16 +15,6 @@ _WIDEST = 100_000
 """Characters; more than any table has."""
 _CUT = "…"
 """Ends what Rich has cut off."""
-
-
-@contextmanager
-def errors_on_stderr() -> Iterator[None]:
-    """Say a user's mistake in one line, and end with its exit code."""
-    try:
-        yield
-    except SuperInferError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 def print_out(text: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from superinfer.collection import no_collection
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.agentic import read_sessions, session_files, sessions_in
+from traces.agentic import holds_sessions, read_sessions, session_files, sessions_in
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
@@ -29,7 +27,7 @@ from traces.source import (
     open_source,
     trace_name,
 )
-from traces.stamps import stamp_warnings
+from traces.stamps import coarse_clock_warnings, longest_ordered, spread_stamps, stamp_warnings
 from traces.workload import Workload
 
 _NAMED_UNKNOWN_FIELDS = 10
@@ -72,6 +70,8 @@ def read_trace(
         raise rows.fault or _no_requests(source, rows)
     if spread:
         rows.stamps = spread_stamps(rows.stamps)
+    elif files is None:
+        rows.warnings += coarse_clock_warnings(source.file, rows.stamps)
     rows.cut(limit)
     return _workload(source, rows, Resolver(known, without_slo))
 
@@ -124,8 +124,12 @@ def _open(path: str | Path, skip_bad: bool) -> tuple[Source, Iterable[Member] | 
     files = session_files(path)
     if files is not None:
         return Source(str(path), trace_name(path), []), files
-    source = open_source(path, keep_partial=skip_bad)
+    source = open_source(path, _is_document, keep_partial=skip_bad)
     return source, sessions_in(source)
+
+
+def _is_document(head: bytes) -> bool:
+    return holds_sessions(head) or _CONVERSATION in head
 
 
 def _session_rows(files: Iterable[Member], skip_bad: bool, session_gap_s: float) -> _Rows:
@@ -261,25 +265,6 @@ def _backwards(rows: _Rows, position: int, stamp_field: str) -> RecordError:
     return RecordError(stamp_field, expected)
 
 
-def longest_ordered(stamps: list[float]) -> list[int]:
-    """Positions of the most stamps that do not decrease; of equal choices, the earlier ones.
-
-    One wild stamp then costs one record, wherever it stands.
-    """
-    tails: list[float] = []
-    tail_positions: list[int] = []
-    following = [-1] * len(stamps)
-    for position in range(len(stamps) - 1, -1, -1):
-        length = bisect_right(tails, -stamps[position])
-        following[position] = tail_positions[length - 1] if length else -1
-        tails[length : length + 1] = [-stamps[position]]
-        tail_positions[length : length + 1] = [position]
-    kept = [tail_positions[-1]]
-    while following[kept[-1]] >= 0:
-        kept.append(following[kept[-1]])
-    return kept
-
-
 def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
     first = rows.first_with_id
     repeated = set()
@@ -298,26 +283,6 @@ def _repeated_ids(source: Source, rows: _Rows, skip_bad: bool) -> set[int]:
     return repeated
 
 
-def spread_stamps(stamps: list[float]) -> list[float]:
-    """Requests of one stamp placed evenly until the next stamp, the last by the median gap."""
-    starts = [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
-    distinct = [stamps[i] for i in starts]
-    gaps = [b - a for a, b in pairwise(distinct)]
-    gaps.append(_median(gaps))
-    ends = [*starts[1:], len(stamps)]
-    return [
-        stamp + gap * k / (end - start)
-        for start, end, stamp, gap in zip(starts, ends, distinct, gaps, strict=True)
-        for k in range(end - start)
-    ]
-
-
-def _median(values: list[float]) -> float:
-    """The median; 0 of nothing (the module `statistics` is slow to import)."""
-    middle = sorted(values)[(len(values) - 1) // 2 : len(values) // 2 + 1]
-    return sum(middle) / len(middle) if middle else 0.0
-
-
 def _no_requests(source: Source, rows: _Rows) -> InputError:
     bad = ""
     if rows.bad_numbers:
@@ -331,7 +296,7 @@ def _workload(source: Source, rows: _Rows, resolver: Resolver) -> Workload:
     first_ms = rows.stamps[0] if rows.from_first else 0.0
     name_of = rows.line_id if rows.first_with_id else str
     numbered = enumerate(zip(rows.numbers, rows.records, rows.stamps, strict=True))
-    with _paused_collector():
+    with no_collection():  # walking ever more live requests would take half of the time
         requests = [
             resolver.request(index, name_of(number), record, (stamp - first_ms) / 1000)
             for index, (number, record, stamp) in numbered
@@ -349,18 +314,6 @@ def _workload(source: Source, rows: _Rows, resolver: Resolver) -> Workload:
             *_unknown_fields(source, rows.unknown_fields),
         ],
     )
-
-
-@contextmanager
-def _paused_collector() -> Iterator[None]:
-    """No garbage collection: walking ever more live requests would take half of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _unknown_fields(source: Source, names: set[str]) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from superinfer.errors import InputError
 
@@ -19,11 +21,13 @@ _NO_TEXT = {
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"\xfd7zXZ\x00": "an xz file",
     b"BZh": "a bzip2 file",
-    b"PAR1": "a Parquet file",
+    b"PAR1": 'a Parquet file (pandas.read_parquet("FILE").to_csv("OUT", index=False) makes a CSV)',
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
 """What logs come in that is not read, by its first bytes."""
+MOST_LINE_BYTES: Final = 64 << 20
+"""Of one request, with millions of ids. What never ends a line, as /dev/zero, is no trace."""
 _GZIP_WINDOW_BITS = 31
 _CHUNK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 16
@@ -54,10 +58,14 @@ class Source:
         return InputError(bad.expected, file=self.file, line=line, field=bad.field)
 
 
-def open_source(path: str | Path, *, keep_partial: bool = False) -> Source:
-    """Read `path` (`-`: standard input); a cut gzip is an error unless `keep_partial`."""
+def open_source(
+    path: str | Path, is_document: Callable[[bytes], bool], *, keep_partial: bool = False
+) -> Source:
+    """Read `path` (`-`: standard input); a cut gzip is an error unless `keep_partial`, and so is a
+    line of more than `MOST_LINE_BYTES` unless the file `is_document` by its first bytes.
+    """
     file = file_name(path)
-    data, warnings = _read_content(path, file, keep_partial)
+    data, warnings = _read_content(path, file, is_document, keep_partial)
     if not data or data.isspace():
         raise InputError("expected at least one request, got an empty file", file=file)
     head = data[:_HEAD_BYTES]
@@ -66,7 +74,7 @@ def open_source(path: str | Path, *, keep_partial: bool = False) -> Source:
 
 def read_content(path: str | Path) -> bytes:
     """All of a file, decompressed, without a byte order mark; else `InputError`."""
-    return _read_content(path, file_name(path), False)[0]
+    return _read_content(path, file_name(path), lambda head: True, False)[0]
 
 
 def file_name(path: str | Path) -> str:
@@ -74,11 +82,17 @@ def file_name(path: str | Path) -> str:
     return "<stdin>" if str(path) == "-" else str(path)
 
 
-def _read_content(path: str | Path, file: str, keep_partial: bool) -> tuple[bytes, list[str]]:
-    data = _read_bytes(path, file)
+def _read_content(
+    path: str | Path, file: str, is_document: Callable[[bytes], bool], keep_partial: bool
+) -> tuple[bytes, list[str]]:
+    content = _Content(file, is_document)
+    _read_bytes(path, file, content.add)
+    data = content.joined()
     warnings: list[str] = []
     if data.startswith(GZIP_MAGIC):
-        data, damage = gunzip(data)
+        content = _Content(file, is_document)
+        damage = _decompress(data, content.add)
+        data = content.joined()
         if damage:
             warnings = _damaged(file, data.count(b"\n") + 1, damage, keep_partial)
             data = _whole_lines(data)
@@ -88,11 +102,40 @@ def _read_content(path: str | Path, file: str, keep_partial: bool) -> tuple[byte
     return data.removeprefix(_UTF8_BOM), warnings
 
 
-def _read_bytes(path: str | Path, file: str) -> bytes:
+class _Content:
+    """The bytes of a file as they come; InputError as soon as a line is too long."""
+
+    def __init__(self, file: str, is_document: Callable[[bytes], bool]) -> None:
+        self._file, self._is_document = file, is_document
+        self._head = b""
+        self._chunks: list[bytes] = []
+        self._line, self._line_bytes = 1, 0
+
+    def add(self, chunk: bytes) -> None:
+        """Take what follows."""
+        self._chunks.append(chunk)
+        self._head = self._head or chunk.removeprefix(_UTF8_BOM)[:_HEAD_BYTES]
+        end = chunk.find(b"\n")
+        self._line_bytes += len(chunk) if end < 0 else end
+        if self._line_bytes > MOST_LINE_BYTES and not self._is_document(self._head):
+            expected = f"expected lines of at most {MOST_LINE_BYTES >> 20} MiB, got a longer one"
+            raise InputError(expected, file=self._file, line=self._line)
+        if end >= 0:
+            self._line += chunk.count(b"\n")
+            self._line_bytes = len(chunk) - chunk.rfind(b"\n") - 1
+
+    def joined(self) -> bytes:
+        """All of them."""
+        return b"".join(self._chunks)
+
+
+def _read_bytes(path: str | Path, file: str, take: Callable[[bytes], None]) -> None:
     if str(path) == "-":
-        return sys.stdin.buffer.read()
+        _read_stream(sys.stdin.buffer, take)
+        return
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            _read_stream(stream, take)
     except FileNotFoundError:
         raise InputError("expected a trace file, got no such file", file=file) from None
     except IsADirectoryError:
@@ -100,6 +143,11 @@ def _read_bytes(path: str | Path, file: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"expected a readable file, got: {reason}", file=file) from None
+
+
+def _read_stream(stream: BinaryIO, take: Callable[[bytes], None]) -> None:
+    while chunk := stream.read(_CHUNK_BYTES):
+        take(chunk)
 
 
 def trace_name(path: str | Path) -> str:
@@ -115,20 +163,26 @@ def trace_name(path: str | Path) -> str:
 def gunzip(data: bytes) -> tuple[bytes, str]:
     """All that can be decompressed, and what is wrong with the rest, if anything."""
     parts: list[bytes] = []
+    damage = _decompress(data, parts.append)
+    return b"".join(parts), damage
+
+
+def _decompress(data: bytes, take: Callable[[bytes], None]) -> str:
     position = 0
     while position < len(data):
         member = zlib.decompressobj(_GZIP_WINDOW_BITS)
         while position < len(data) and not member.eof:
             chunk = data[position : position + _CHUNK_BYTES]
             try:
-                parts.append(member.decompress(chunk))
+                text = member.decompress(chunk)
             except zlib.error:
-                return b"".join(parts), "a damaged one"
+                return "a damaged one"
+            take(text)
             position += len(chunk) - len(member.unused_data)
         if not member.eof:
-            return b"".join(parts), "a truncated one"
+            return "a truncated one"
         position = _skip_zeros(data, position)
-    return b"".join(parts), ""
+    return ""
 
 
 def _skip_zeros(data: bytes, position: int) -> int:

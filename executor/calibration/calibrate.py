@@ -24,6 +24,7 @@ from executor.calibration.steps import (
     random_workload,
     run_batches,
     run_driver,
+    workload_within,
 )
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family
@@ -209,8 +210,9 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
         part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
         time_s = Deadline(max(least_s, 0.65 * part.left_s))
         rounds.append(run_batches(session.runner, source, shapes, time_s))
-        workload = random_workload(limits, 48, seed=done)
-        driven += run_driver(session, workload, Deadline(max(least_s, part.left_s)))
+        time_s = Deadline(max(least_s, part.left_s))
+        workload = workload_within(limits, rounds[-1], time_s.left_s, seed=done)
+        driven += run_driver(session, workload, time_s)
     ran = middle_steps(rounds)
     fitted = [step for index, step in enumerate(ran) if not _is_held_out(index)]
     unseen = [step for index, step in enumerate(ran) if _is_held_out(index)]

@@ -35,6 +35,10 @@ QUEUED = 12
 """Steps of a batch that are queued ahead in turn."""
 LEAST_BATCHES = 8
 """Half of them are held out."""
+MOST_REQUESTS, LEAST_REQUESTS = 48, 8
+"""Through the driver."""
+PROMPT_SHARE = 0.4
+"""Of the driver's time for prompts, at the most: they come first, and the rest is for decodes."""
 BASES, BETWEEN = (2, 3, 5), (2 / 3, 1 / 2, 1 / 2)
 """Of a Halton sequence, and by how much all of it is moved for batches that are held out. As many
 points as a power of a base divide 0 to 1 evenly, and those moved lie well inside between two.
@@ -215,6 +219,22 @@ def run_driver(session: Session, workload: Workload, deadline: Deadline) -> list
     clock.restart()
     clock.driver.run()
     return log.steps()
+
+
+def workload_within(
+    limits: Limits, batches: Sequence[Step], seconds: float, seed: int = 0
+) -> Workload:
+    """A `random_workload` for that time, at the rate at which the batches' chunks were computed: a
+    large model takes seconds for what a small one computes at once.
+    """
+    whole = random_workload(limits, MOST_REQUESTS, seed)
+    chunked = [step for step in batches if step.chunks]
+    token_s = sum(step.seconds for step in chunked) / max(1, sum(step.tokens for step in chunked))
+    prompts_s = token_s * sum(request.prompt_tokens for request in whole.requests)
+    if prompts_s <= PROMPT_SHARE * seconds:
+        return whole
+    count = int(MOST_REQUESTS * PROMPT_SHARE * seconds / prompts_s)
+    return random_workload(limits, max(LEAST_REQUESTS, count), seed)
 
 
 def random_workload(limits: Limits, count: int, seed: int = 0) -> Workload:

@@ -15,7 +15,7 @@ MODEL = "llama-3.1-70b"
 STEPS_BYTES, PROFILE_BYTES = 78e9, 100e9
 """Of a GPU's memory: for the weights (72 GB) and small steps beside them, and for steps of some
 thousand tokens with their keys and values, which a profile is made of."""
-PROFILE_SHARE = 0.65
+PROFILE_SHARE = 0.8
 """Of the time: 80 layers are captured in graphs, and a prompt of 4,096 tokens takes a second."""
 WIDENED_ROWS = 512
 """Fewer than a prompt's, and more than the head has."""

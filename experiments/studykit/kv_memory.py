@@ -5,10 +5,7 @@ Systems reserve memory in ways of their own, and that is not what a study compar
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
-
-import msgspec
 
 from sim.run import build_engine
 from superinfer.lab.config import Config, load_config
@@ -27,4 +24,4 @@ def fitting_tokens(*machine: str) -> int:
 def with_kv_tokens(config: Config, tokens: int) -> Config:
     """The run with room for so many tokens, in blocks of its scheduler's own size."""
     blocks = tokens // config.build_scheduler().block_tokens
-    return replace(config, run=msgspec.structs.replace(config.run, kv_blocks=blocks))
+    return config.with_run(kv_blocks=blocks)

@@ -151,7 +151,8 @@ def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
     atexit.register(gc.freeze)  # all memory goes at exit: no need to look for cycles in it first
     _mend_streams()
-    _import_from(os.getcwd())  # for schedulers given as package.module:Class
+    if os.getcwd() not in sys.path:  # for schedulers given as package.module:Class
+        sys.path.append(os.getcwd())
     try:
         code = int(app(prog_name="superinfer-sim", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -184,11 +185,6 @@ def _mend_streams() -> None:
 
 def _nowhere() -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-
-
-def _import_from(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import typer
 from sim.cli.options import names_in
 from superinfer.errors import ConfigError
 from superinfer.outputs import check_writable
+from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ Weights = Annotated[
 OfSeconds = Annotated[str, typer.Option(help="For the seconds saved.")]
 Degree = Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N requests.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 def cache_study(

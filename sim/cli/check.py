@@ -10,6 +10,7 @@ import typer
 
 from superinfer.lab.complaints import complain
 from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
+from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Workloads for each condition.")]
@@ -28,7 +29,7 @@ def check_policy(
     seeds: Seeds = 2,
     config: ConfigFile = None,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run policies with little memory, a prefix cache, a lag; find what they break. A router has
     three replicas, or run.replicas.

@@ -12,6 +12,7 @@ from sim.cli.options import (
     Attainment,
     ConfigOptions,
     KeptOut,
+    Seeds,
     Workers,
     names_in,
 )
@@ -34,6 +35,7 @@ def plan(
     max_gpus: Annotated[
         int, typer.Option(metavar="N", min=1, max=4096, help="Most GPUs of one candidate.")
     ] = 64,
+    seeds: Seeds = 1,
     prices: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML prices per GPU-hour.", show_default="examples"),
@@ -44,13 +46,15 @@ def plan(
     no_plots: NoPlots = False,
 ) -> None:
     """Find the fewest GPUs with which a workload meets its targets, and what they cost."""
-    from sim.studies.plan import PlanWish, plan_command
+    from sim.studies.candidates import PlanWish
+    from sim.studies.plan import plan_command
 
     wish = PlanWish(
         devices=_names(device),
         degrees=_degrees(tp),
         attainment=attainment / 100,
         most_gpus=max_gpus,
+        seeds=seeds,
         prices=prices,
         out=out,
         as_json=as_json,

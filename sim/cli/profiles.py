@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from superinfer.outputs import check_writable
-from traces.printing import errors_on_stderr, print_out, print_table
+from traces.cli.options import AsJson
+from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
     from superinfer.costs import Profile
@@ -53,17 +54,13 @@ class KvDtype(_Dtype):
     FP8 = "fp8"
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
-
-
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the shipped profiles."""
     from superinfer.costs import list_profiles, load_profile
     from superinfer.lab.profiles.report import list_table, summary
 
-    with errors_on_stderr():
-        rows = [summary(load_profile(name.path)) for name in list_profiles()]
+    rows = [summary(load_profile(name.path)) for name in list_profiles()]
     if as_json:
         print_out(json.dumps(rows, indent=2))
     else:
@@ -81,8 +78,7 @@ def show(
     """Print a profile: kernels, errors, sources."""
     from superinfer.lab.profiles import report
 
-    with errors_on_stderr():
-        found = report.find_profile(profile)
+    found = report.find_profile(profile)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     if as_json:
@@ -117,14 +113,13 @@ def build(
     from superinfer.costs import load_shape
     from superinfer.lab.profiles.build import build_profile, save_profile
 
-    with errors_on_stderr():
-        check_writable(output, file=True)
-        shape = replace(
-            load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
-        )
-        found = build_profile(source, device, shape, tp)
-        save_profile(found, output)
-        _print_errors(found, as_json=as_json)
+    check_writable(output, file=True)
+    shape = replace(
+        load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
+    )
+    found = build_profile(source, device, shape, tp)
+    save_profile(found, output)
+    _print_errors(found, as_json=as_json)
     typer.echo(f"wrote {output}", err=True)
 
 

@@ -31,12 +31,15 @@ from sim.notices import (
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
-from sim.workload import feed_stdin, kept_stdin, load_workload
-from superinfer.errors import ConfigError
-from superinfer.lab.config import Config, RunConfig
-from superinfer.lab.numbers import Summary, mean_summary
+from sim.workload import kept_stdin, load_in_worker
+from superinfer.lab.config import Config
+from superinfer.lab.idle_window import window_warning
+from superinfer.lab.metric_names import Summary
+from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
@@ -44,12 +47,8 @@ from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
-from traces.generate.workload import MAX_SEED
-from traces.loading import is_spec
 from traces.printing import print_out, print_table
 
-MOST_SEEDS = 10_000
-"""Runs of one arm; more are a mistake."""
 COMPARISON, PICTURE = "comparison.json", "compare.png"
 
 STDIN = ".stdin"
@@ -65,9 +64,7 @@ class Simulate:
     """What standard input gave, where the trace is `-`: a worker has none."""
 
     def __call__(self, config: Config, folder: Path) -> None:
-        if self.stdin is not None:
-            feed_stdin(self.stdin.read_bytes())
-        metrics, summary = simulated(config, load_workload(config))
+        metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         written = write_run(folder, metrics, summary, config.resolved())
         if self.plots:
             write_pages(written)
@@ -157,28 +154,9 @@ def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
         with in_arm(name):
             kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
     say_of_parts(as_points(arms))
-    if line := unequal_memory(arms, kv_tokens):
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
         say(line)
     check_seeds(next(iter(arms.values())).run, seeds)
-
-
-def check_seeds(run: RunConfig, seeds: int) -> None:
-    """Refuse several seeds where they change nothing, or leave what a seed can be."""
-    if seeds > MOST_SEEDS:
-        raise ConfigError(f"--seeds {seeds}: expected at most {MOST_SEEDS:,}")
-    trace, last_seed = run.trace, run.seed + seeds - 1
-    if last_seed > MAX_SEED:
-        raise ConfigError(f"--seeds {seeds}: expected seeds up to 2**63 - 1, got {last_seed}")
-    if seeds > 1 and trace and not is_spec(trace):
-        raise ConfigError(
-            f"--seeds {seeds}: {trace} is the same for every seed: expected a specification as "
-            "trace, such as mixed or a .toml file (superinfer-sim traces generate --help)"
-        )
-
-
-def seeds_from(run: RunConfig, seeds: int) -> Sequence[int]:
-    """Successive seeds, the run's own first; none where it is to run once, as it is."""
-    return range(run.seed, run.seed + seeds) if seeds > 1 else ()
 
 
 # -- the study of a comparison --------------------------------------------------------------------
@@ -267,7 +245,7 @@ def _reported(runs: Mapping[str, Sequence[Run]], found: list[Difference]) -> lis
 
 def _warn(result: StudyResult) -> None:
     """For every arm, name the run that spent most of its time outside the measured range, and the
-    first one that was sent more than it could serve.
+    first ones that were sent more than they could serve, and for less time than is measured.
     """
     for name in result.folders:
         runs = whole_runs(result, name)
@@ -278,10 +256,9 @@ def _warn(result: StudyResult) -> None:
         for warning in (assumed_warning(worst.summary["trust"]), nominal):
             if warning:
                 say(f"warning: arm {name}: {warning}")
-        for run in runs:
-            if warning := _overload(run):
-                say(f"warning: {_place_of(name, run, runs)}: {warning}")
-                break
+        for about in (_overload, idle_window):
+            if told := next(((run, line) for run in runs if (line := about(run))), None):
+                say(f"warning: {_place_of(name, told[0], runs)}: {told[1]}")
 
 
 def warn_of_worst(whose: str, runs: Sequence[Run]) -> None:
@@ -299,6 +276,12 @@ def _place_of(name: str, run: Run, runs: Sequence[Run]) -> str:
     """An arm, and the seed of its run if it has several."""
     seed = f", seed {run.config['run']['seed']}" if len(runs) > 1 else ""
     return f"arm {name}{seed}"
+
+
+def idle_window(run: Run) -> str:
+    """That a run was measured for longer than requests came, in words; empty if not."""
+    window_s = run.summary["load"]["window_s"]
+    return window_warning(window_s, run.columns("requests")["arrival_s"]) if window_s else ""
 
 
 def _overload(run: Run) -> str:

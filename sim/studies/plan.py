@@ -11,26 +11,26 @@ A candidate is a device and a degree of tensor parallelism on which the model fi
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
 from sim.notices import as_point, say, say_of_pairs, say_of_points, warn_of_blocks, warn_of_notes
 from sim.run import build_engine
+from sim.studies.candidates import Candidate, Plan, PlanWish
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
-from sim.studies.plan_page import EXACT, counted, page, plan_json, warnings
+from sim.studies.plan_page import EXACT, counted, of_draws, page, plan_json, warnings
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.suggest import alone
 from sim.studies.whole_runs import whole_runs
-from sim.workload import feed_stdin, kept_stdin, load_workload
+from sim.workload import kept_stdin, load_in_worker
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
-from superinfer.lab.prices import Prices, load_prices
+from superinfer.lab.metric_names import Summary
+from superinfer.lab.prices import load_prices
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import write_run
 from superinfer.lab.studies.bisect import Fewest
@@ -41,101 +41,7 @@ from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 PLAN, PICTURE = "plan.json", "goodput.png"
-DEGREES = (1, 2, 4, 8)
-"""Tensor parallelism that is tried unless it is said which: what fits into one server."""
-
 _STUDY, _STDIN = "study", "stdin"
-Summary = Mapping[str, Any]
-
-
-@dataclass(slots=True, frozen=True)
-class PlanWish:
-    """What is asked for."""
-
-    devices: tuple[str, ...]
-    degrees: tuple[int, ...] = DEGREES
-    attainment: float = 0.95
-    """Share of the requests with targets that are to meet them."""
-    most_gpus: int = 64
-    """Of one candidate."""
-    prices: Path | None = None
-    out: Path | None = None
-    as_json: bool = False
-    plots: bool = True
-    workers: int = 0
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A device with a degree of tensor parallelism, and what was found out about it."""
-
-    device: str
-    tp: int
-    config: Config
-    """With one replica."""
-    unfit: str = ""
-    """Why it cannot run at all."""
-    failure: str = ""
-    """Why a run of it ended without a result."""
-    alone: Summary | None = None
-    search: Fewest | None = None
-    probes: dict[int, Summary] = field(default_factory=dict)
-    """Summaries by the number of replicas."""
-
-    @property
-    def name(self) -> str:
-        """Such as `a100-80g, tp 4`."""
-        return f"{self.device}, tp {self.tp}"
-
-    @property
-    def replicas(self) -> int | None:
-        """The fewest that keep the targets; None if no number tried does."""
-        return self.search.found if self.search else None
-
-    @property
-    def gpus(self) -> int | None:
-        """The same in GPUs."""
-        return None if self.replicas is None else self.replicas * self.tp
-
-    @property
-    def summary(self) -> Summary | None:
-        """Of the run with the fewest replicas that keep the targets."""
-        return None if self.replicas is None else self.probes[self.replicas]
-
-
-@dataclass(slots=True)
-class Plan:
-    """What was asked for and all that was found."""
-
-    config: Config
-    wish: PlanWish
-    prices: Prices
-    candidates: list[Candidate]
-
-    def found(self) -> list[Candidate]:
-        """Candidates that keep the targets, the fewest GPUs first and of these the cheapest; one
-        without a price comes last of these.
-        """
-
-        def rank(each: Candidate) -> tuple[int, float]:
-            price = self.per_hour(each)
-            return each.gpus or 0, math.inf if price is None else price
-
-        return sorted((each for each in self.candidates if each.gpus is not None), key=rank)
-
-    def per_hour(self, candidate: Candidate) -> float | None:
-        """What its GPUs cost an hour; None without a price."""
-        price = self.prices.devices.get(candidate.device)
-        if price is None or candidate.gpus is None:
-            return None
-        return price.per_gpu_hour * candidate.gpus
-
-    def per_million(self, candidate: Candidate, key: str) -> float | None:
-        """What a million tokens cost, by the rate `key` of its summary."""
-        if candidate.summary is None or candidate.gpus is None:
-            return None
-        rate = candidate.summary[key]
-        return self.prices.per_million(candidate.device, candidate.gpus, rate)
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,9 +52,7 @@ class PlanRun:
     """What standard input gave, where the trace is `-`: a worker has none."""
 
     def __call__(self, config: Config, folder: Path) -> None:
-        if self.stdin is not None:
-            feed_stdin(self.stdin.read_bytes())
-        metrics, summary = simulated(config, load_workload(config))
+        metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         write_run(folder, metrics, {**summary, "plan": _outcomes(metrics)}, config.resolved())
 
 
@@ -163,6 +67,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     prices = load_prices(wish.prices, [*_devices(config, wish)])
     if wish.out is not None:
         check_kept(wish.out, _STUDY)
+    check_seeds(config.run, wish.seeds)
     found = Plan(config, wish, prices, _candidates(config, wish))
     warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
@@ -171,7 +76,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     _require_targets(config, workload)
     root = wish.out or default_run_folder(config, workload, "plan")
     check_folder(root)
-    study = _study(root, stdin, wish.workers)
+    study = _study(config, wish, root, stdin)
     with kept(root):
         _search(found, study)
     _conclude(found, root)
@@ -205,16 +110,12 @@ def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
 
 
 def _candidate(config: Config, device: str, spelling: str, tp: int) -> Candidate:
-    candidate = Candidate(device, tp, _with(config, device=spelling, tp=tp, replicas=1))
+    candidate = Candidate(device, tp, config.with_run(device=spelling, tp=tp, replicas=1))
     try:
         build_engine(candidate.config)
     except ConfigError as error:
         candidate.unfit = str(error)
     return candidate
-
-
-def _with(config: Config, **settings: Any) -> Config:
-    return replace(config, run=msgspec.structs.replace(config.run, **settings))
 
 
 def _require_targets(config: Config, workload: Workload) -> None:
@@ -228,30 +129,29 @@ def _require_targets(config: Config, workload: Workload) -> None:
 # -- the search -----------------------------------------------------------------------------------
 
 
-def _study(root: Path, stdin: bytes | None, workers: int) -> Study:
+def _study(config: Config, wish: PlanWish, root: Path, stdin: bytes | None) -> Study:
     inputs = stdin_file(root / _STUDY / _STDIN, stdin)
     runner = PlanRun(inputs[0] if inputs else None)
-    return Study({}, root / _STUDY, runner, inputs=inputs, workers=workers)
+    seeds = seeds_from(config.run, wish.seeds)
+    return Study({}, root / _STUDY, runner, seeds, inputs, wish.workers)
 
 
 def _search(plan: Plan, study: Study) -> None:
     """Everybody alone, then a run of each candidate that is not settled, until all are."""
     fit = [each for each in plan.candidates if not each.unfit]
-    _run(study, fit, lambda each: alone(each.config), _note_alone)
-    for each in fit:
-        if each.alone is not None and reaches(each.alone, plan.wish):
+    for each, summaries in _run(study, fit, lambda each: alone(each.config)):
+        each.alone = min(summaries, key=_attainment)
+        if reaches(each.alone, plan.wish):
             each.search = Fewest(plan.wish.most_gpus // each.tp)
-    while open_ := [each for each in fit if _wanted(each) is not None]:
-        _run(study, open_, _next_config, lambda each, found: _note_probe(each, found, plan.wish))
+    while open_ := [each for each in fit if each.search and each.search.wanted is not None]:
+        for each, summaries in _run(study, open_, _next_config):
+            _note_probe(each, summaries, plan.wish)
 
 
 def _run(
-    study: Study,
-    candidates: Sequence[Candidate],
-    config_of: Callable[[Candidate], Config],
-    note: Callable[[Candidate, Summary], None],
-) -> None:
-    """A run of each candidate, side by side; one that fails is out."""
+    study: Study, candidates: Sequence[Candidate], config_of: Callable[[Candidate], Config]
+) -> list[tuple[Candidate, list[Summary]]]:
+    """A run of each candidate with every seed, side by side; one that fails is out."""
     by_name = {each.name: each for each in candidates}
     arms = {name: config_of(each) for name, each in by_name.items()}
     with showing_progress() as report:
@@ -259,31 +159,34 @@ def _run(
     for failure in result.failures:
         candidate = by_name[failure.run.arm]
         candidate.failure, candidate.search = failure.reason, None
-    for name in result.folders:
-        note(by_name[name], whole_runs(result, name)[0].summary)
-
-
-def _wanted(candidate: Candidate) -> int | None:
-    return candidate.search.wanted if candidate.search else None
+    return [
+        (by_name[name], [run.summary for run in whole_runs(result, name)])
+        for name in result.folders
+    ]
 
 
 def _next_config(candidate: Candidate) -> Config:
-    return _with(candidate.config, replicas=_wanted(candidate))
+    assert candidate.search is not None
+    return candidate.config.with_run(replicas=candidate.search.wanted)
 
 
-def _note_alone(candidate: Candidate, summary: Summary) -> None:
-    candidate.alone = summary
+def _attainment(summary: Summary) -> float:
+    """0 where nobody was judged."""
+    return summary["slo_attainment"] or 0.0
 
 
-def _note_probe(candidate: Candidate, summary: Summary, wish: PlanWish) -> None:
+def _note_probe(candidate: Candidate, summaries: Sequence[Summary], wish: PlanWish) -> None:
+    """What was found with the wanted number of replicas: the seed with the least counts."""
     assert candidate.search is not None and candidate.search.wanted is not None
     replicas = candidate.search.wanted
-    attainment = summary["slo_attainment"]
-    if attainment is None:
+    if any(summary["slo_attainment"] is None for summary in summaries):
         raise ConfigError(_nobody_judged(candidate, replicas))
-    candidate.probes[replicas] = summary
-    candidate.search.tell(reaches(summary, wish))
-    say(f"{candidate.name}, {counted(replicas)}: {100 * attainment:.4g} % meet their targets")
+    least = min(summaries, key=_attainment)
+    candidate.probes[replicas] = least
+    candidate.attainments[replicas] = [_attainment(summary) for summary in summaries]
+    candidate.search.tell(reaches(least, wish))
+    share = f"{100 * _attainment(least):.4g} % meet their targets{of_draws(wish)}"
+    say(f"{candidate.name}, {counted(replicas)}: {share}")
 
 
 def _nobody_judged(candidate: Candidate, replicas: int) -> str:

@@ -12,7 +12,7 @@ from superinfer.lab.versions import versions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sim.studies.plan import Candidate, Plan
+    from sim.studies.candidates import Candidate, Plan, PlanWish
 
 _FIGURES = (
     "slo_attainment",
@@ -37,6 +37,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "simulated": True,
         "wanted_attainment": wish.attainment,
         "most_gpus": wish.most_gpus,
+        "seeds": wish.seeds,
         "currency": plan.prices.currency,
         "answer": _answer(found[0]) if found else None,
         "candidates": [_candidate(plan, each) for each in plan.candidates],
@@ -94,7 +95,12 @@ def _candidate(plan: Plan, each: Candidate) -> dict[str, Any]:
         "per_million_output_tokens": plan.per_million(each, "output_throughput"),
         "per_million_tokens": plan.per_million(each, "total_token_throughput"),
         "probes": [
-            {"replicas": count, "gpus": count * each.tp, **{key: probe[key] for key in _FIGURES}}
+            {
+                "replicas": count,
+                "gpus": count * each.tp,
+                "attainments": each.attainments[count],
+                **{key: probe[key] for key in _FIGURES},
+            }
             for count, probe in sorted(each.probes.items())
         ],
         "unfit": each.unfit or None,
@@ -141,9 +147,22 @@ def _caption(plan: Plan) -> str:
     plural = "" if best.gpus == 1 else "s"
     return (
         f"{best.gpus} GPU{plural} {best.device} ({best.replicas} x tp {best.tp}): the fewest with "
-        f"which {100 * plan.wish.attainment:g} % of the requests meet their targets "
-        "(simulated)."
+        f"which {100 * plan.wish.attainment:g} % of the requests meet their targets"
+        f"{of_draws(plan.wish)}{_one_less(best)} (simulated)."
     )
+
+
+def of_draws(wish: PlanWish) -> str:
+    """Of which draw a share is, where there are several."""
+    return f" in the worst of {wish.seeds} draws" if wish.seeds > 1 else ""
+
+
+def _one_less(best: Candidate) -> str:
+    """What would be reached with one replica less, which was tried; empty where there was one."""
+    less = (best.replicas or 0) - 1
+    if less not in best.probes:
+        return ""
+    return f"; with {counted(less)} {100 * best.probes[less]['slo_attainment']:.4g} % do"
 
 
 def _out_warnings(plan: Plan) -> Iterator[str]:

@@ -6,6 +6,7 @@ and cut off. With several replicas each has its share of a workload that is so m
 and the router is checked as well. Held against each run:
 
 * it ends, and no policy raises or is refused what it asks for;
+* requests, and the lengths of their answers, are afterwards what they were before;
 * every request ends once: finished, rejected or failed, unfinished only where the run is cut off;
 * nothing is held afterwards, on the device or on the host, and all that is cached can be evicted;
 * it comes out the same when it is run again: no clock, no random numbers, no order of a set.
@@ -16,16 +17,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
-
-from msgspec import structs
 
 from sim.cluster import simulate_cluster
 from sim.driver import simulate
 from sim.oracle import Oracle
 from sim.run import build_engine, load_model
+from sim.untouched import Untouched
 from sim.workload import load_workload
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
@@ -112,7 +112,7 @@ def with_replicas(config: Config) -> Config:
     """The configuration with replicas for the router that it names."""
     if not config.router_named or config.run.replicas > 1:
         return config
-    return replace(config, run=structs.replace(config.run, replicas=REPLICAS))
+    return config.with_run(replicas=REPLICAS)
 
 
 def place(condition: Condition) -> str:
@@ -127,8 +127,7 @@ def place(condition: Condition) -> str:
 
 
 def _under(config: Config, condition: Condition, seed: int) -> Config:
-    run = structs.replace(
-        config.run,
+    config = config.with_run(
         trace="mixed",
         rate_scale=RATE_SCALE * config.run.replicas,
         limit=REQUESTS * config.run.replicas,
@@ -137,10 +136,10 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
         prefix_caching=condition.prefix_caching,
         duration_s=condition.duration_s,
     )
-    if condition.kv_tokens:
-        block_tokens = run.block_tokens or config.build_scheduler().block_tokens
-        run = structs.replace(run, kv_blocks=condition.kv_tokens // block_tokens)
-    return replace(config, run=run)
+    if not condition.kv_tokens:
+        return config
+    block_tokens = config.run.block_tokens or config.build_scheduler().block_tokens
+    return config.with_run(kv_blocks=condition.kv_tokens // block_tokens)
 
 
 def _check(config: Config, finding: Finding) -> None:
@@ -197,6 +196,7 @@ def _run(config: Config, workload: Workload) -> _Done:
     """One run, on one replica or on several."""
     events: list[tuple[int, Any]] = []
     answers, run = workload.output_tokens, config.run
+    before = Untouched(workload.requests, answers)
 
     def engine(number: int) -> Engine:
         def sink(event: Any) -> None:
@@ -212,6 +212,7 @@ def _run(config: Config, workload: Workload) -> _Done:
     else:
         router = config.build_router()
         simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+    before.check(engines)
     return _Done(engines, events)
 
 

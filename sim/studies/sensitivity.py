@@ -10,31 +10,28 @@ apply: it says nothing about the conclusion.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
-from sim.studies.compare import STDIN, Simulate, check_seeds, seeds_from, warn_of_worst
+from sim.studies.compare import STDIN, Simulate, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
+from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.unequal_release import unequal_release
+from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
-from superinfer.costs import CalibratedCost, StepCost
-from superinfer.costs.profile import Profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import higher_is_better
 from superinfer.lab.pictures.tornado import Bar, sensitivity_table, write_tornado
-from superinfer.lab.profiles.build import save_profile
-from superinfer.lab.profiles.scale import with_host, with_kernels, with_links
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
@@ -44,11 +41,8 @@ from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table
 
 RESULT = "sensitivity.json"
-HOST, LINKS, LENGTHS, BURSTINESS = "host", "links", "length estimate", "burstiness"
 SIGNS = {"faster": "-", "slower": "+"}
 """Keys of `sensitivity.json` for the two errors."""
-
-NOT_KERNELS = (HOST, LINKS, LENGTHS, BURSTINESS)
 
 Key = tuple[str, str, str]
 """Scheduler, part and sign of an error; the last two are empty for the run without errors."""
@@ -107,90 +101,12 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
 # -- errors ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
-class Variation:
-    """One part of the model, and the configuration with its times multiplied."""
-
-    part: str
-    apply: Callable[[Config, float, Path], Config] = field(compare=False)
-
-
-def variations(config: Config, cost: StepCost) -> list[Variation]:
-    """Every part that can be varied; ConfigError for a cost model that is no profile."""
-    if not isinstance(cost, CalibratedCost):
-        raise ConfigError(
-            f"run.costs: expected a profile, got {cost.origin.profile}: only a profile has kernels "
-            "(superinfer-sim profiles list)"
-        )
-    profile = cost.profile
-    kernels = [Variation(name, _kernel(profile, name)) for name in profile.kernels]
-    return [
-        *kernels,
-        Variation(HOST, _host(profile)),
-        Variation(LINKS, _links(profile)),
-        Variation(LENGTHS, lambda config, by, _: _with_lengths(config, by)),
-        Variation(
-            BURSTINESS, lambda config, by, _: _with_run(config, burstiness=_burst(config, by))
-        ),
-    ]
-
-
-def _kernel(profile: Profile, name: str) -> Callable[[Config, float, Path], Config]:
-    def apply(config: Config, by: float, path: Path) -> Config:
-        return _with_profile(config, with_kernels(profile, {name: by}), path)
-
-    return apply
-
-
-def _links(profile: Profile) -> Callable[[Config, float, Path], Config]:
-    def apply(config: Config, by: float, path: Path) -> Config:
-        given = config.run.host_link_gb_per_s
-        if given is not None:  # the profile still says how long a copy takes to begin
-            config = _with_run(config, host_link_gb_per_s=given / by)
-        return _with_profile(config, with_links(profile, by), path)
-
-    return apply
-
-
-def _with_profile(config: Config, profile: Profile, path: Path) -> Config:
-    save_profile(profile, path)
-    return _with_run(config, costs=str(path))
-
-
-def _host(profile: Profile) -> Callable[[Config, float, Path], Config]:
-    def apply(config: Config, by: float, path: Path) -> Config:
-        given = {
-            name: value * by
-            for name in ("host_step_ms", "host_per_sequence_us")
-            if (value := getattr(config.run, name)) is not None
-        }
-        return _with_profile(_with_run(config, **given), with_host(profile, by), path)
-
-    return apply
-
-
-def _with_lengths(config: Config, by: float) -> Config:
-    """Of a scheduler that estimates lengths; for any other the same configuration."""
-    known = getattr(config.build_scheduler(), "length_scale", None)
-    if known is None:
-        return config
-    return replace(config, scheduler={**config.scheduler, "length_scale": known * by})
-
-
-def _burst(config: Config, by: float) -> float:
-    return config.run.burstiness * by
-
-
-def _with_run(config: Config, **changes: Any) -> Config:
-    return replace(config, run=msgspec.structs.replace(config.run, **changes))
-
-
-def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Variation]]:
+def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Vary]]:
     """By part, the variation of every arm that has it: profiles may have different kernels."""
-    found: dict[str, dict[str, Variation]] = {}
+    found: dict[str, dict[str, Vary]] = {}
     for name, config in arms.items():
-        for variation in variations(config, build_engine(config)[1]):
-            found.setdefault(variation.part, {})[name] = variation
+        for part, vary in variations(build_engine(config)[1]).items():
+            found.setdefault(part, {})[name] = vary
     names = [*(part for part in found if part not in NOT_KERNELS), *NOT_KERNELS]
     for part in question.parts:
         if part not in names:
@@ -211,7 +127,7 @@ def _all_arms(arms: Arms, question: Question, folder: Path) -> dict[Key, Config]
         for sign, factor in _factors(question):
             for number, (name, config) in enumerate(arms.items()):
                 path = profiles / f"{part}{sign}{number}.json"
-                varied = by_arm[name].apply(config, factor, path) if name in by_arm else config
+                varied = by_arm[name](config, factor, path) if name in by_arm else config
                 found[name, part, sign] = varied
     return found
 
@@ -240,10 +156,10 @@ def _check(arms: Arms, question: Question) -> Config:
         warn_of_notes(config)
         with in_arm(name):
             engine, cost = build_engine(config)
-            variations(config, cost)
+            variations(cost)
         kv_tokens[name] = kv_tokens_of(engine)
     say_of_parts(as_points(arms))
-    if line := unequal_memory(arms, kv_tokens):
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
         say(line)
     _chosen(arms, question)
     check_seeds(next(iter(arms.values())).run, question.seeds)

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import asdict
 
 from sim.commands import read_workload, window_of
 from sim.notices import as_point, say, say_of_parts, say_of_points, warn_of_notes
-from sim.run import build_engine, no_collection, run_simulation
+from sim.run import build_engine, run_simulation
 from sim.studies.suggest_page import (
     attainments,
     classes_toml,
@@ -34,6 +33,7 @@ from sim.studies.suggest_page import (
     warnings,
 )
 from sim.workload import feed_stdin, kept_stdin, load_workload
+from superinfer.collection import no_collection
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.overload import overload_warning
@@ -185,8 +185,8 @@ class Search:
 
     def _proposed(self) -> Config:
         """The configuration with the proposals as its classes."""
-        run = msgspec.structs.replace(self.config.run, without_slo=False, slo_scale=1.0)
-        return replace(self.config, run=run, classes=self.class_tables())
+        config = self.config.with_run(without_slo=False, slo_scale=1.0)
+        return replace(config, classes=self.class_tables())
 
 
 def suggest_command(config: Config, wish: Wish) -> int:
@@ -222,8 +222,7 @@ def alone(config: Config) -> Config:
 
     With prefix caching it finds what those before it left: the best that it can meet.
     """
-    run = msgspec.structs.replace(
-        config.run,
+    return config.with_run(
         replicas=1,
         concurrency=1,
         sessions="open",
@@ -232,4 +231,3 @@ def alone(config: Config) -> Config:
         duration_s=0.0,
         window_s=[],
     )
-    return replace(config, run=run)

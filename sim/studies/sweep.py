@@ -17,8 +17,10 @@ from sim.notices import Points as Named
 from sim.notices import say, say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
-from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
-from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.compare import idle_window, warn_of_worst
+from sim.studies.folder import check_kept, kept, write_outcome
+from sim.studies.points import POINTS, study_of_points
+from sim.studies.seeds import check_seeds
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.whole_runs import whole_runs
@@ -35,9 +37,6 @@ from superinfer.outputs import replacing
 from traces.printing import print_out, print_table
 
 SWEEP, TABLE = "sweep.json", "sweep.parquet"
-POINTS = "points"
-"""Folder of the result folders, each under its key."""
-_STDIN = "stdin"
 
 SweepArm = Callable[[Mapping[str, Value]], Config]
 """The configuration of a scheduler with some settings, by their key, laid over it."""
@@ -73,14 +72,14 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     warn_of_absent_classes(varied, workload)
     root = wish.out or default_run_folder(first, workload, "sweep")
     check_folder(root)
-    study = _study(root, stdin, first, wish)
+    study = study_of_points(root, stdin, first.run, wish.seeds, wish.engine)
     with kept(root), wish.engine.session():
         points, failures = _search(arms, wish, configs, study)
     found = peaks(wish.axes, points, wish.attainment)
     _conclude(wish, points, found, failures, root)
     for failure in failures:
         say(f"error: {failure}")
-    _warn(points)
+    _warn(wish, points)
     return 1 if failures else 0
 
 
@@ -139,14 +138,6 @@ def _warn_of_unequal_memory(configs: Mapping[Key, Config], kv_tokens: Mapping[Ke
 
 
 # -- runs -----------------------------------------------------------------------------------------
-
-
-def _study(root: Path, stdin: bytes | None, first: Config, wish: SweepWish) -> Study:
-    folder = root / POINTS
-    inputs = stdin_file(folder / _STDIN, stdin)
-    seeds = seeds_from(first.run, wish.seeds)
-    runner = Simulate(stdin=inputs[0] if inputs else None)
-    return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
 
 
 def _search(
@@ -219,7 +210,13 @@ def _why_no_peak(wish: SweepWish, points: Points) -> str:
     return "no peak goodput: no request has a target"
 
 
-def _warn(points: Points) -> None:
-    """For every arm, what its worst run left of the measured range, or assumes."""
+def _warn(wish: SweepWish, points: Points) -> None:
+    """For every arm, what its worst run left of the measured range, or assumes; and the first point
+    that is measured for longer than requests come.
+    """
     for arm in dict.fromkeys(point.arm for point in points):
         warn_of_worst(f"arm {arm}", [run for p in points if p.arm == arm for run in p.runs])
+    for point in points:
+        if line := next(filter(None, map(idle_window, point.runs)), ""):
+            say(f"warning: {point.arm} at {place_text(wish.axes, point.place)}: {line}")
+            break

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.lab.numbers import digits, number
-from superinfer.lab.studies.axes import Axis, shown
+from superinfer.lab.studies.axes import Axis, place_text, shown
 from superinfer.lab.studies.sweep_points import ATTAINMENT, GOODPUT, Peak, Point, Points, rate_axis
 from superinfer.lab.versions import versions
 
@@ -87,7 +87,7 @@ def peak_table(axes: Sequence[Axis], found: Sequence[Peak], wanted: float) -> Ta
 
     heads = [axis.name for at, axis in enumerate(axes) if at != rate_axis(axes)]
     table = _table(heads, ["Scheduler", "peak rate", *HEADS.values()])
-    table.title = Text(f"Peak goodput: the largest rate at which {100 * wanted:g} % meet theirs")
+    table.title = Text(f"Peak goodput: the largest rate up to which {100 * wanted:g} % meet theirs")
     table.title_justify = "left"
     for peak in found:
         cells = _cells(peak.point) if peak.point else ["-"] * len(HEADS)
@@ -95,9 +95,7 @@ def peak_table(axes: Sequence[Axis], found: Sequence[Peak], wanted: float) -> Ta
     notes = ["Rates are multiples of the trace's."]
     if any(peak.rate is not None and not peak.bracketed for peak in found):
         notes.append(">=: no rate above it was tried.")
-    if odd := [peak for peak in found if peak.failing_below]:
-        arms = ", ".join(dict.fromkeys(peak.arm for peak in odd))
-        notes.append(f"*: a smaller rate fails ({arms}): more --seeds tell chance apart.")
+    notes += [_again(axes, peak) for peak in found if peak.kept_above]
     table.caption, table.caption_justify = Text(" ".join(notes)), "left"
     return table
 
@@ -128,7 +126,7 @@ def _peak(axes: Sequence[Axis], peak: Peak) -> dict[str, Any]:
         "at": {axis.name: value for axis, value in zip(others, peak.others, strict=True)},
         "rate": peak.rate,
         "bracketed": peak.bracketed,
-        "failing_below": list(peak.failing_below),
+        "kept_above": list(peak.kept_above),
         **{key: peak.point.value(key) if peak.point else None for key in METRICS},
     }
 
@@ -174,6 +172,15 @@ def _cells(point: Point) -> list[str]:
 
 
 def _rate(peak: Peak) -> str:
+    star = "*" if peak.kept_above else ""
     if peak.rate is None:
-        return "none"
-    return f"{'' if peak.bracketed else '>= '}{shown(peak.rate)}{'*' if peak.failing_below else ''}"
+        return f"none{star}"
+    return f"{'' if peak.bracketed else '>= '}{shown(peak.rate)}{star}"
+
+
+def _again(axes: Sequence[Axis], peak: Peak) -> str:
+    """That rates above one that fails keep the share again."""
+    others = [axis for at, axis in enumerate(axes) if at != rate_axis(axes)]
+    where = " at ".join(filter(None, (peak.arm, place_text(others, peak.others))))
+    rates = ", ".join(map(shown, peak.kept_above))
+    return f"*: {where} keeps it again at {rates}; more --seeds tell chance apart."

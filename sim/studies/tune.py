@@ -23,9 +23,11 @@ from sim.notices import (
     warn_of_notes,
 )
 from sim.run import build_engine
-from sim.studies.compare import Simulate, check_seeds, seeds_from, warn_of_worst
-from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.compare import warn_of_worst
+from sim.studies.folder import check_kept, kept, write_outcome
 from sim.studies.known_metrics import few_summary
+from sim.studies.points import POINTS, study_of_points
+from sim.studies.seeds import check_seeds
 from sim.studies.tune_page import front_table, trial_toml, tune_json
 from sim.studies.tune_search import ConfigAt, Search
 from sim.workload import kept_stdin
@@ -44,15 +46,14 @@ from traces.printing import print_out, print_table
 from traces.workload import Workload
 
 TUNE, BEST, FRONT = "tune.json", "best.toml", "front"
-POINTS, STORAGE = "points", "study.db"
-"""Folder of the result folders, each under its key, and the trials."""
+STORAGE = "study.db"
+"""The trials, beside the folder of their runs."""
 ALIASES = {
     "attainment": "slo_attainment",
     "goodput": "request_goodput",
     "throughput": "output_throughput",
 }
 USUAL = ("slo_attainment", "output_throughput", "p99_ttft_ms")
-_STDIN = "stdin"
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,15 +86,17 @@ def tune_command(config_at: ConfigAt, wish: TuneWish) -> int:
     warn_of_absent_classes(space, workload)
     objectives = _objectives(config, wish, workload)
     root = _root(config, wish, workload)
-    study = _study(root, stdin, config, wish)
+    study = study_of_points(root, stdin, config.run, wish.seeds, wish.engine)
     base = {key: _value_of(config, key) for key in space}
     identity = _identity(config, study, wish)
     task = Task(objectives, space, base, wish.search_seed, wish.batch, identity)
     search = Search(config_at, wish.trials, wish.seeds, task, study)
-    with kept(root), opened(wish.storage or root / STORAGE, task) as tuning:
-        with wish.engine.session(), showing_progress() as report:
-            search.run(tuning, report)
-        trials = tuning.trials()
+    with kept(root):
+        study.root.mkdir(parents=True, exist_ok=True)  # by which it is one to go on with
+        with opened(wish.storage or root / STORAGE, task) as tuning:
+            with wish.engine.session(), showing_progress() as report:
+                search.run(tuning, report)
+            trials = tuning.trials()
     _conclude(search, trials, root, wish)
     return 0 if any(trial.values is not None for trial in trials) else 1
 
@@ -150,15 +153,6 @@ def _root(config: Config, wish: TuneWish, workload: Workload) -> Path:
     root = wish.storage.with_name(f"{wish.storage.stem}-runs")
     check_writable(root)
     return root
-
-
-def _study(root: Path, stdin: bytes | None, config: Config, wish: TuneWish) -> Study:
-    folder = root / POINTS
-    inputs = stdin_file(folder / _STDIN, stdin)
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds = seeds_from(config.run, wish.seeds)
-    runner = Simulate(stdin=inputs[0] if inputs else None)
-    return Study({}, folder, runner, seeds, inputs, engine=wish.engine)
 
 
 def _identity(config: Config, study: Study, wish: TuneWish) -> dict[str, Any]:

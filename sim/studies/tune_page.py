@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from superinfer.lab.config import Config
+from superinfer.lab.metric_names import is_share
 from superinfer.lab.numbers import digits
 from superinfer.lab.results import settings_toml
 from superinfer.lab.studies.axes import Value, shown
@@ -105,9 +106,8 @@ def _changed(task: Task, params: Mapping[str, Value]) -> str:
 
 
 def _values(task: Task, values: Sequence[float]) -> list[str]:
-    shares = ("attainment", "hit_rate", "tax")
     return [
-        f"{digits(100 * value)} %" if key.endswith(shares) else digits(value, 5)
+        f"{digits(100 * value)} %" if is_share(key) else digits(value, 5)
         for key, value in zip(task.objectives, values, strict=True)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from superinfer.costs.devices import DEVICES, GIB, DeviceSpec, Link
 from superinfer.errors import InputError
-from superinfer.settings import did_you_mean, shown_value
+from superinfer.settings import did_you_mean, is_number, shown_value
 
 NEEDED: Final[Mapping[str, str]] = {
     "memory_gib": "usable memory, GiB",
@@ -72,8 +71,7 @@ def _figure(path: Path, table: Mapping[str, Any], key: str, meaning: str) -> flo
     value = table.get(key)
     if value is None:
         raise _wrong(path, key, f"expected a number ({meaning}), got nothing")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not is_number(value) or value <= 0:
         raise _wrong(path, key, f"expected a number above 0, got {shown_value(value)}")
     return float(value)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container
 from typing import Any
 
 from superinfer.errors import InputError
+from superinfer.settings import is_number
 
 MOST_SECONDS = 1000.0
 """Of a single time: far more than any that is measured, and no sum of such times is infinite."""
@@ -105,12 +105,3 @@ class Reader:
         if not all(is_number(value, 0.0) for value in self.data[key]):
             self.fail(key, "expected numbers >= 0")
         return tuple(float(value) for value in self.data[key])
-
-
-def is_number(value: object, least: float) -> bool:
-    """True for a finite number, `least` or more."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and least <= value <= sys.float_info.max
-    )

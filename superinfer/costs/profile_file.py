@@ -11,7 +11,7 @@ from typing import Any
 
 from superinfer.costs.devices import Link
 from superinfer.costs.graphs import Graphs, MixedGraph
-from superinfer.costs.json_reader import Reader, is_number
+from superinfer.costs.json_reader import Reader
 from superinfer.costs.profile import (
     AXES,
     HOST_TIMES,
@@ -24,6 +24,7 @@ from superinfer.costs.profile import (
 )
 from superinfer.costs.shapes import CACHE_DTYPES, ONE_BYTE_DTYPES
 from superinfer.errors import InputError
+from superinfer.settings import is_number
 
 VERSION = 1
 _DIRECTIONS = ("h2d", "d2h")

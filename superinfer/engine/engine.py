@@ -242,8 +242,10 @@ class Engine:
         self.batch.forget(self.live)
 
     def next_wakeup(self, now: float) -> float | None:
-        """When to ask for a plan if nothing happens before."""
-        return self.scheduler.next_wakeup(now)
+        """When to ask for a plan if nothing happens before; None where no request is under way,
+        for then there is nothing to plan, whatever the scheduler says.
+        """
+        return self.scheduler.next_wakeup(now) if self.live else None
 
     def place(self, placement: Placement) -> None:
         """Tell `placement`, from the beginning on, whatever gives blocks to somebody else."""

@@ -97,30 +97,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Run": "results",
-    "Study": "studies.study",
-    "attainment_figure": "pictures.figures",
-    "gain_frame": "hardware",
-    "largest_load": "studies.bisect",
-    "latency_figure": "pictures.figures",
-    "load_cache_study": "cache_frames",
-    "load_comparison": "comparison",
-    "load_resimulated": "hardware",
-    "load_run": "results",
-    "load_steady": "hardware",
-    "mean_at": "studies.bisect",
-    "newest_folder": "comparison",
-    "plot_cache_study": "cache_frames",
-    "plot_differences": "pictures.differences",
-    "plot_errors": "hardware",
-    "plot_latency_tail": "pictures.tails",
-    "plot_parity": "hardware",
-    "plot_slo_scale": "pictures.tails",
-    "quantile_frame": "frames",
-    "queue_and_kv_figure": "pictures.figures",
-    "rotations_figure": "pictures.figures",
-    "run_study": "studies.study",
-    "summary_frame": "frames",
+    name: home
+    for home, names in {
+        "cache_frames": "load_cache_study plot_cache_study",
+        "comparison": "load_comparison newest_folder",
+        "frames": "quantile_frame summary_frame",
+        "hardware": "gain_frame load_resimulated load_steady plot_errors plot_parity",
+        "pictures.differences": "plot_differences",
+        "pictures.figures": "attainment_figure latency_figure queue_and_kv_figure rotations_figure",
+        "pictures.tails": "plot_latency_tail plot_slo_scale",
+        "results": "Run load_run",
+        "studies.bisect": "largest_load mean_at",
+        "studies.study": "Study run_study",
+    }.items()
+    for name in names.split()
 }
 """Modules of the names that are not in `api`."""
 

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from superinfer.errors import ConfigError
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.pictures.canvas import given_or_new, titled, with_legend, with_legend_below
-from superinfer.lab.pictures.data import LATENCIES, PlotData, Summary
+from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.pictures.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.results import Run
 from superinfer.lab.run_sources import Arms, Sources, arms_of, plot_data_of
@@ -135,7 +136,7 @@ def plot_slo_attainment(
 
 def plot_kv(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """KV memory over time in GiB: one run by use, or what several runs' requests hold."""
-    from superinfer.lab.pictures.parts import kv_panel, load_lines
+    from superinfer.lab.pictures.over_time import kv_panel, load_lines
 
     several = partial(load_lines, column="referenced_blocks")
     return _over_time(plot_data_of(runs), "KV memory", kv_panel, several, axes, legend)
@@ -152,7 +153,7 @@ def plot_timeline(
 
     Raises ConfigError for another column.
     """
-    from superinfer.lab.pictures.parts import load_lines, queue_panel
+    from superinfer.lab.pictures.over_time import load_lines, queue_panel
 
     data = plot_data_of(runs)
     if column not in ("waiting", "running"):
@@ -163,7 +164,7 @@ def plot_timeline(
 
 def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Rotations per second over time: caches copied to the host, a line each for several runs."""
-    from superinfer.lab.pictures.parts import rate_lines, rotations_panel
+    from superinfer.lab.pictures.over_time import rate_lines, rotations_panel
 
     several = partial(rate_lines, columns=["rotations"])
     return _over_time(plot_data_of(runs), "Rotations", rotations_panel, several, axes, legend)
@@ -171,7 +172,7 @@ def plot_rotations(runs: Sources, *, axes: Axes | None = None, legend: bool = Tr
 
 def plot_copies(runs: Sources, *, axes: Axes | None = None, legend: bool = True) -> Axes:
     """Copies over one GPU's link in GB/s over time: by direction, or the sum of several runs."""
-    from superinfer.lab.pictures.parts import copies_panel, rate_lines
+    from superinfer.lab.pictures.over_time import copies_panel, rate_lines
 
     several = partial(rate_lines, columns=["h2d_bytes", "d2h_bytes"])
     title = "Copies between device and host"
@@ -246,8 +247,9 @@ def _attainment_groups(
 ) -> Mapping[str, Summary]:
     """Summaries by the name of their bars."""
     if slo_class is not None:
-        for name, run in [(name, run) for name, runs in arms.items() for run in runs]:
-            check_class({name: PlotData.of_run(run)}, slo_class)
+        for name, runs in arms.items():
+            for run in runs:
+                check_class({name: PlotData.of_run(run)}, slo_class)
         return {
             name: mean_summary([run.summary["classes"][slo_class] for run in runs])
             for name, runs in arms.items()

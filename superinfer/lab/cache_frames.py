@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from superinfer.errors import ConfigError, InputError
+from superinfer.errors import ConfigError
+from superinfer.lab.json_files import read_json
 from superinfer.lab.pictures.canvas import given_or_new, with_legend
 from superinfer.lab.studies.cache_study import BOUND, FLOOR
 
@@ -31,17 +31,13 @@ def load_cache_study(path: Path | str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = found.pop("results")
-        frame = pd.DataFrame(rows)[["policy", "capacity_blocks", *_LABELS]]
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError("expected what `cache-study --json` prints", file=str(path)) from None
+    def framed(found: Any) -> pd.DataFrame:
+        frame = pd.DataFrame(found.pop("results"))[["policy", "capacity_blocks", *_LABELS]]
+        frame.attrs = found
+        return frame
+
+    frame = read_json(Path(path), framed, "what `cache-study --json` prints")
     frame["gap_closed"] = frame["gap_closed"].astype(float)
-    frame.attrs = found
     return frame
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from superinfer.lab.metric_names import SAME, higher_is_better, is_share
+from superinfer.settings import is_number
 
 if TYPE_CHECKING:
     from superinfer.lab.studies.intervals import Interval
@@ -30,7 +30,8 @@ class Change:
 
     amount: Amount
     verdict: str
-    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero."""
+    """`better`, `worse`, `same`; `unclear` if the interval of the difference holds zero, or if it
+    is one of a quantile that a handful of requests make."""
     bounds: tuple[Amount, Amount] | None = None
 
 
@@ -39,14 +40,15 @@ def change(
     value: float | str | None,
     base: float | str | None,
     interval: Interval | None = None,
+    few: bool = False,
 ) -> Change | None:
     """The difference of a metric from the reference; None where one of them is no number.
 
     Shares differ in percentage points, all else in per cent of the reference, or in its own unit
     where the reference is zero. `interval` bounds the difference in the metric's own unit, and is
-    told in it where it reaches below what can be lost.
+    told in it where it reaches below what can be lost. `few`: as of a `Difference`.
     """
-    if not (_is_number(value) and _is_number(base)):
+    if not (is_number(value) and is_number(base)):
         return None
     factor, unit = _relative_unit(key, base)
     amount = factor * (value - base)
@@ -55,7 +57,7 @@ def change(
         return Change(Amount(amount, unit), "same")
     verdict = "better" if (amount > 0) == higher_is_better(key) else "worse"
     if interval is None:
-        return Change(Amount(amount, unit), verdict)
+        return Change(Amount(amount, unit), "unclear" if few else verdict)
     if interval.contains_zero:
         verdict = "unclear"
     of_ends, unit_of_ends = factor, unit
@@ -63,10 +65,6 @@ def change(
         of_ends, unit_of_ends = _own_unit(key)
     low, high = (Amount(of_ends * end, unit_of_ends) for end in (interval.low, interval.high))
     return Change(Amount(amount, unit), verdict, (low, high))
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _relative_unit(key: str, base: float) -> tuple[float, str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from superinfer.errors import InputError
+from superinfer.lab.complaints import first_line
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 
@@ -57,11 +58,6 @@ def read_table(path: Path) -> Any:
         raise InputError("expected a Parquet file here", file=str(path)) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot read: {first_line(error)}", file=str(path)) from error
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # -- inside ---------------------------------------------------------------------------------------

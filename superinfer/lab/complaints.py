@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
 from typing import Any
 
 from superinfer.lab.terminal import printable
@@ -36,16 +35,11 @@ def complain_of_usage(error: Exception, program: str) -> int:
 
 def _arms(context: Any, message: str) -> str:
     """Where configurations belong that stand behind the trace of a command that compares them."""
-    known = {name for each in getattr(context, "command", _Nothing).params for name in each.opts}
+    command = getattr(context, "command", None)
+    known = {name for each in getattr(command, "params", ()) for name in each.opts}
     if "--arm" not in known or not re.search(r"extra argument.*\.toml\b", message):
         return ""
     return ": each configuration to compare goes behind an --arm of its own"
-
-
-class _Nothing:
-    """In place of a command."""
-
-    params: Sequence[Any] = ()
 
 
 def reason_of(error: OSError | MemoryError) -> str:
@@ -53,6 +47,11 @@ def reason_of(error: OSError | MemoryError) -> str:
     if not isinstance(error, OSError):
         return ": ".join(part for part in ("out of memory", str(error)) if part)
     return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def close_stdout() -> None:

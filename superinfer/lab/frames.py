@@ -11,8 +11,7 @@ from superinfer.lab.numbers import mean_number
 from superinfer.lab.pictures.latency_curves import check_latency
 from superinfer.lab.results import Run
 from superinfer.lab.run_sources import Arms, Source, Sources, arms_of, run_of
-from superinfer.lab.studies.intervals import block_interval
-from superinfer.lab.studies.paired import Estimate, RequestRows
+from superinfer.lab.studies.paired import Estimate, RequestRows, interval_of
 from superinfer.metrics.statistics import QUANTILES
 
 if TYPE_CHECKING:
@@ -66,8 +65,9 @@ def quantile_frame(
     `metric` is `ttft` or `e2el`, over finished requests or those of a class. `beyond` is how many
     requests lie above: a quantile with a handful beyond it is made by these few. `low` and `high`
     come from a moving-block bootstrap over requests in order of arrival, and are NaN where there
-    are too few blocks; they say what chance in these requests can do, not what other arrivals would
-    give. Raises ConfigError for another metric or a class that the run does not have.
+    are too few blocks, or fewer than ten requests beyond; they say what chance in these requests
+    can do, not what other arrivals would give. Raises ConfigError for another metric or a class
+    that the run does not have.
     """
     import pandas as pd
 
@@ -118,7 +118,7 @@ def _quantile(rows: RequestRows | None, metric: str, level: float) -> list[float
     import numpy as np
 
     counts = np.ones(rows.columns["class"].size, np.int64)
-    interval = block_interval(estimate.statistic, [estimate.influence])
+    interval = interval_of(estimate)
     bounds = (interval.low, interval.high) if interval else (math.nan, math.nan)
     return [estimate.statistic(counts), *bounds, _beyond(estimate, level)]
 

@@ -58,10 +58,15 @@ class GateResult:
 def parse_gate(text: str) -> Gate:
     """Read `key op number`, where op is one of >=, <=, >, < and ==."""
     match = _FORM.fullmatch(text)
-    bound = _number(match["bound"]) if match else None
-    if match and bound is not None:
-        return Gate(match["key"], match["op"], bound)
-    raise ConfigError(f"--require {text!r}: expected a form like 'slo_attainment>=0.95'")
+    try:
+        bound = float(match["bound"]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or math.isnan(bound):
+        raise ConfigError(f"--require {text!r}: expected a form like 'slo_attainment>=0.95'")
+    if math.isinf(bound):
+        raise ConfigError(f"--require {text!r}: expected a finite number, got {match['bound']}")
+    return Gate(match["key"], match["op"], bound)
 
 
 def check_gates(gates: Iterable[Gate | str], summary: Mapping[str, Any]) -> list[GateResult]:
@@ -88,14 +93,6 @@ def look_up(summary: Mapping[str, Any], key: str) -> float | None:
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ConfigError(f"--require: no number called {key!r} in the summary{hint}")
     return numbers[key]
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float | None]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superinfer.errors import ConfigError, InputError
+from superinfer.errors import ConfigError
+from superinfer.lab.json_files import read_json
 from superinfer.lab.pictures.canvas import given_or_new, with_legend
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def plot_parity(
     Raises ConfigError for a frame without points.
     """
     from superinfer.lab.pictures.differences import metric_label
-    from superinfer.lab.pictures.parts import COLOURS, GREY, label
+    from superinfer.lab.pictures.parts import GREY, label
 
     shown = frame[(frame["device"] > 0) & (frame["simulated"] > 0)]
     if shown.empty:
@@ -101,10 +101,8 @@ def plot_parity(
     axes.fill_between(ends, ends * (1 - _BAND), ends * (1 + _BAND), color=GREY, alpha=0.18, lw=0)
     axes.plot(ends, ends, color="black", lw=0.9)
     for number, (name, rows) in enumerate(shown.groupby("group", sort=False)):
-        axes.plot(
-            rows["device"], rows["simulated"], ls="", marker="o^sDvP"[number % 6], ms=5, alpha=0.75,
-            color=COLOURS[number % len(COLOURS)], mew=0, label=label(str(name)),
-        )  # fmt: skip
+        look = _points(number, str(name))
+        axes.plot(rows["device"], rows["simulated"], ms=5, alpha=0.75, mew=0, **look)
     metrics = ", ".join(metric_label(name) for name in dict.fromkeys(shown["metric"]))
     axes.set_title(f"{label(metrics)}: simulated against measured", fontsize="medium")
     _parity_axes(axes, ends, unit)
@@ -124,7 +122,7 @@ def plot_errors(
     the frame; raises ConfigError where it has none of them.
     """
     from superinfer.lab.pictures.differences import metric_label
-    from superinfer.lab.pictures.parts import COLOURS, label
+    from superinfer.lab.pictures.parts import label
 
     known = list(dict.fromkeys(frame["metric"]))
     wanted = known if metrics is None else [name for name in metrics if name in known]
@@ -133,10 +131,7 @@ def plot_errors(
     axes = given_or_new(axes, 7.0, 1.2 + 0.3 * len(wanted))
     for number, (name, rows) in enumerate(frame.groupby("group", sort=False)):
         errors = 100 * rows.set_index("metric")["error"].reindex(wanted)
-        axes.plot(
-            errors, np.arange(len(wanted)), ls="", marker="o^sDvP"[number % 6], ms=7,
-            color=COLOURS[number % len(COLOURS)], label=label(str(name)),
-        )  # fmt: skip
+        axes.plot(errors, np.arange(len(wanted)), ms=7, **_points(number, str(name)))
     axes.axvline(0, color="black", lw=1.0)
     axes.set_yticks(range(len(wanted)), [label(metric_label(name)) for name in wanted])
     axes.set_ylim(len(wanted) - 0.5, -0.5)
@@ -144,6 +139,14 @@ def plot_errors(
     axes.set_xlabel("simulated less measured (% of measured)")
     axes.grid(alpha=0.3)
     return with_legend(axes, legend)
+
+
+def _points(number: int, group: str) -> dict[str, Any]:
+    """Colour, marker and name of the points of a group."""
+    from superinfer.lab.pictures.parts import COLOURS, label
+
+    colour, marker = COLOURS[number % len(COLOURS)], "o^sDvP"[number % 6]
+    return {"ls": "", "marker": marker, "color": colour, "label": label(group)}
 
 
 def _parity_axes(axes: Axes, ends: np.ndarray[Any, Any], unit: str) -> None:
@@ -166,15 +169,8 @@ def _frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    path = Path(path)
-    try:
-        found = list(rows(json.loads(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(
-            "expected recorded pairs of device and simulation", file=str(path)
-        ) from None
+    expected = "recorded pairs of device and simulation"
+    found = read_json(Path(path), lambda read: list(rows(read)), expected)
     frame = pd.DataFrame(found, columns=list(columns))
     device = frame["device"].astype(float)
     return frame.assign(error=frame["simulated"].astype(float) / device.where(device != 0) - 1)

@@ -1,6 +1,12 @@
-"""What metrics are called in tables and pictures, and which way they are better."""
+"""What summaries hold: what metrics are called in tables and pictures, and which way is better."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Summary = Mapping[str, Any]
+"""A `summary.json` as it is read, or that of one class or tenant in it."""
 
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 COMPARE_ROWS = {
@@ -39,6 +45,12 @@ _HIGHER_IS_BETTER = (
     "kv_bits",
     "completed",
 )
+
+
+def fraction_digits(value: float) -> int:
+    """Digits behind the point that show about four of a number."""
+    size = abs(value)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
 
 
 def is_share(key: str) -> bool:

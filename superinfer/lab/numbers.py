@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.precision import PRECISION
-
-Summary = Mapping[str, Any]
 
 _COLUMNS = {"classes": "class", "tenants": "tenant"}
 

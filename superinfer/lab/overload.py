@@ -28,21 +28,26 @@ def overload_warning(load: Mapping[str, Any], arrival_s: Floats, ttft_s: Floats)
     `load` is that of `summary.json`; the others hold a number per request, NaN for the TTFT of one
     that got no token. Only of an open loop, in which nobody waits for answers before they ask.
     """
-    if not _open_loop(load) or arrival_s.size < FEWEST_REQUESTS:
-        return ""
-    span_s = float(np.ptp(arrival_s))
-    served = ~np.isnan(ttft_s)
-    if span_s < SHORTEST_S or not served.any():
-        return ""
-    after_s = (arrival_s + ttft_s)[served] - arrival_s.min()
-    last_s = float(np.quantile(after_s, _QUEUE, method="lower"))
-    if last_s <= _LATE * span_s:
+    last_s = left_over_s(arrival_s, ttft_s) if _open_loop(load) else 0.0
+    if not last_s:
         return ""
     return (
-        f"{TOO_HIGH}: requests arrive for {span_s:,.0f} s, and first tokens come for "
-        f"{last_s:,.0f} s (TTFT: mean {np.mean(ttft_s[served]):,.1f} s); latencies hold for a run "
+        f"{TOO_HIGH}: requests arrive for {np.ptp(arrival_s):,.0f} s, and first tokens come for "
+        f"{last_s:,.0f} s (TTFT: mean {np.nanmean(ttft_s):,.1f} s); latencies hold for a run "
         "of this length only"
     )
+
+
+def left_over_s(arrival_s: Floats, ttft_s: Floats) -> float:
+    """Until when first tokens came, from the first arrival on, where that is long after the last
+    arrival: of a queue that was left over. 0 where it is not, or too few came to tell.
+    """
+    served = ~np.isnan(ttft_s)
+    if arrival_s.size < FEWEST_REQUESTS or np.ptp(arrival_s) < SHORTEST_S or not served.any():
+        return 0.0
+    after_s = (arrival_s + ttft_s)[served] - arrival_s.min()
+    last_s = float(np.quantile(after_s, _QUEUE, method="lower"))
+    return last_s if last_s > _LATE * np.ptp(arrival_s) else 0.0
 
 
 def _open_loop(load: Mapping[str, Any]) -> bool:

@@ -5,9 +5,9 @@ latencies: where any request had fewer than 16 bits, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
-Summary = Mapping[str, Any]
+from superinfer.lab.metric_names import Summary
 
 PRECISION: Final[Mapping[str, str]] = {
     "kv_bits_mean": "KV bits",

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.columns import Columns, first_line, read_columns, read_table, write_columns
+from superinfer.lab.columns import Columns, read_columns, read_table, write_columns
+from superinfer.lab.complaints import first_line
 from superinfer.lab.config.layers import MADE_BY, VERSION
+from superinfer.lab.itl import itl_table
 from superinfer.lab.other_folders import what_lies_in
 from superinfer.lab.summary_form import check_summary
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import one_line_errors
 from superinfer.pipes import refuse_pipe
-from superinfer.records.run import Ints, Timeline
+from superinfer.records.run import Timeline
 from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """Columns that pages and pictures are made of."""
 
-_MOST_ITL_ROWS = 20_000
 _SIZES = ("total_blocks", "block_tokens", "block_bytes")
 
 
@@ -187,36 +188,6 @@ def read_sizes(path: Path) -> dict[str, int]:
     """`total_blocks`, `block_tokens` and `block_bytes` as stored beside a timeline."""
     stored = read_table(path).schema.metadata or {}
     return {name: int(stored.get(name.encode(), 0)) for name in _SIZES}
-
-
-def itl_table(metrics: RunMetrics) -> dict[str, list[str] | np.ndarray[Any, Any]]:
-    """Times between tokens per class, at most 20,000 rows in all: `class`, `gap_ms`, `weight`."""
-    rows = metrics.class_rows()
-    most = max(2, _MOST_ITL_ROWS // max(1, len(rows)))
-    found = {name: _decimated(*metrics.itl_counts(r), most) for name, r in rows.items()}
-    return {
-        "class": [name for name, (gaps, _) in found.items() for _ in range(gaps.size)],
-        "gap_ms": np.concatenate([np.empty(0), *(gaps for gaps, _ in found.values())]),
-        "weight": np.concatenate([np.empty(0, np.int64), *(w for _, w in found.values())]),
-    }
-
-
-def _decimated(
-    gaps: np.ndarray[Any, Any], counts: Ints, most: int
-) -> tuple[np.ndarray[Any, Any], Ints]:
-    """Keep at most `most` of ascending `gaps`; each stands for those from the one kept before it.
-
-    The kept values are exact, so the CDF through them is exact at these points. Half of them are
-    spread over the counts and half over the distinct values, which keeps the thin tail.
-    """
-    if gaps.size <= most:
-        return gaps, counts
-    until = np.cumsum(counts)
-    half = most // 2
-    body = np.searchsorted(until, np.linspace(1, until[-1], most - half))
-    tail = gaps.size - 1 - np.unique(np.geomspace(1, gaps.size, half).astype(np.int64) - 1)
-    kept = np.unique(np.concatenate((body, tail)))
-    return gaps[kept], np.diff(until[kept], prepend=0)
 
 
 def _write_files(

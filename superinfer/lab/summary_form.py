@@ -6,7 +6,6 @@ are passed over, but what is there must be of its kind, for pages and tables go 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 from superinfer.errors import InputError
 from superinfer.metrics.meanings import GROUP, LATENCIES, REPLICA, RUN
 from superinfer.metrics.statistics import STATISTICS
-from superinfer.settings import shown_value
+from superinfer.settings import is_number, shown_value
 
 VERSION: Final = 1
 
@@ -83,22 +82,12 @@ def _wrong(path: Path, place: _Place, words: str, value: object) -> InputError:
     return InputError(f"expected {words}, got {shown_value(value)}", file=str(path), field=at)
 
 
-def _is_number(value: Any) -> bool:
-    """Finite, and not too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
 def _is_window(value: Any) -> bool:
-    return isinstance(value, list) and len(value) in (0, 2) and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) in (0, 2) and all(map(is_number, value))
 
 
 def _objects(form: _Form) -> _Every:
@@ -110,13 +99,13 @@ def _list(form: _Form) -> _Every:
 
 
 _OBJECT: Final = ("an object", dict)
-_NUMBER: Final = _Kind("a number", _is_number)
-_THE_NUMBER: Final = _Kind("a number", _is_number, needed=True)
+_NUMBER: Final = _Kind("a number", is_number)
+_THE_NUMBER: Final = _Kind("a number", is_number, needed=True)
 _TEXT: Final = _Kind("a text", _is_text)
 _THE_TEXT: Final = _Kind("a text", _is_text, needed=True)
 _FLAG: Final = _Kind("true or false", lambda value: isinstance(value, bool))
 _WINDOW: Final = _Kind("two numbers", _is_window)
-_WORD_OR_NUMBER: Final = _Kind("a number or a text", lambda v: _is_number(v) or _is_text(v))
+_WORD_OR_NUMBER: Final = _Kind("a number or a text", lambda v: is_number(v) or _is_text(v))
 
 _GROUP: Final[Mapping[str, _Form]] = {
     **dict.fromkeys(GROUP, _NUMBER),

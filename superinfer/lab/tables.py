@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
 from superinfer.lab.hybrids import footnote, marked
-from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, is_share
+from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, Summary, fraction_digits, is_share
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
 from superinfer.lab.terminal import printable
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from superinfer.lab.studies.differences import Difference
 
-Summary = Mapping[str, Any]
 Value = float | str | None
 """A number, a word where there is none (`unmeasured`), or nothing."""
 
@@ -185,11 +184,8 @@ REPLICA_COLUMNS = {
 
 
 def _replica_table(replicas: Sequence[Summary]) -> Table:
-    table = _table("Replica", *REPLICA_COLUMNS.values())
-    for each in replicas:
-        cells = [_value(key, each.get(key)) for key in REPLICA_COLUMNS]
-        table.add_row(str(each["replica"]), *cells)
-    return table
+    named = [(str(each["replica"]), each) for each in replicas]
+    return _rows("Replica", REPLICA_COLUMNS, named)
 
 
 def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
@@ -202,17 +198,20 @@ def _group_table(title: str, groups: Mapping[str, Summary]) -> Table:
         "worst_stall_ms": "max stall",
         "worst_wait_ms": "max wait",
     }
-    table = _table(title, *columns.values())
-    for name, group in groups.items():
-        table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
-    return table
+    return _rows(title, columns, groups.items())
 
 
 def _precision_of_run(summary: Summary, columns: Mapping[str, str]) -> Table:
     """Apart from the latencies of classes, so that both fit into 80 columns."""
-    table = _table("KV cache", *columns.values())
     classes = summary.get("classes") or {}
-    for name, group in (("all", summary), *(classes.items() if len(classes) > 1 else ())):
+    groups = classes.items() if len(classes) > 1 else ()
+    return _rows("KV cache", columns, (("all", summary), *groups))
+
+
+def _rows(title: str, columns: Mapping[str, str], groups: Iterable[tuple[str, Summary]]) -> Table:
+    """A row of metrics for each group."""
+    table = _table(title, *columns.values())
+    for name, group in groups:
         table.add_row(_text(name), *(_value(key, group.get(key)) for key in columns))
     return table
 
@@ -238,7 +237,8 @@ def _cell(
     key: str, value: Value, base: Value, found: Difference | None, *, bounds: bool = True
 ) -> str:
     """A value, and below it which way it goes from the first run's; then the `bounds` of that."""
-    changed = change(key, value, base, found.interval if found else None)
+    known = (found.interval, found.few) if found else (None, False)
+    changed = change(key, value, base, *known)
     if changed is None:
         return _value(key, value)
     if changed.verdict == "same":
@@ -290,8 +290,7 @@ def _value(key: str, value: Value) -> str:
         value /= 2**30
     if isinstance(value, int) or value == 0:
         return f"{value:,.0f}"
-    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{fraction_digits(value)}f}"
 
 
 def _text(name: str) -> str:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 def versions(*packages: str) -> dict[str, str]:
     """Of Python and of these packages."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout, or an optional one that is not there
-            found[package] = "unknown"
-    return found
+    return {"python": platform.python_version(), **{name: version_of(name) for name in packages}}
+
+
+def version_of(package: str) -> str:
+    """Of a package; `unknown` in a checkout, or for an optional one that is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def processor() -> str:

@@ -6,12 +6,12 @@ import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from superinfer.batch import DecodeBatch
-from superinfer.errors import SuperInferError
+from superinfer.errors import PolicyError, SuperInferError
 from superinfer.plan import Transfer
 from superinfer.records.run import (
     NO_REQUEST,
@@ -24,6 +24,7 @@ from superinfer.records.run import (
     TokenTimes,
 )
 from superinfer.sequence import Sequence
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -131,7 +132,8 @@ class Recorder:
 
     def build(self, engine: Engine) -> RunRecord:
         """Everything as columns. Raises SuperInferError once the engine has forgotten a part: the
-        rest would be told of requests without their beginnings.
+        rest would be told of requests without their beginnings; PolicyError for a counter that is
+        no number or a note that is no text.
         """
         if self.partial:
             raise SuperInferError("record: expected an engine that has never been told to forget")
@@ -167,7 +169,7 @@ class Recorder:
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,
             extra=_counters(engine),
-            notes=list(getattr(engine.memory, "notes", ())),
+            notes=_notes(engine),
             copies=self._copies(),
         )
 
@@ -204,8 +206,28 @@ class Recorder:
 
 def _counters(engine: Engine) -> dict[str, float]:
     """Those of the scheduler, and those of the memory policy."""
-    parts = (engine.scheduler, engine.memory)
-    return {name: n for part in parts for name, n in getattr(part, "counters", {}).items()}
+    found: dict[str, Any] = {}
+    for part in (engine.scheduler, engine.memory):
+        for name, count in getattr(part, "counters", {}).items():
+            number = isinstance(count, int | float | np.number) and not isinstance(count, bool)
+            if not (number and math.isfinite(count)):
+                raise _unfit(part, f"counters[{name!r}]", "a number", count)
+            found[name] = count
+    return found
+
+
+def _notes(engine: Engine) -> list[str]:
+    """Those of the memory policy."""
+    notes = list(getattr(engine.memory, "notes", ()))
+    for note in notes:
+        if not isinstance(note, str):
+            raise _unfit(engine.memory, "notes", "texts", note)
+    return notes
+
+
+def _unfit(policy: object, place: str, expected: str, got: object) -> PolicyError:
+    name = type(policy).__name__
+    return PolicyError(f"{name}.{place}: expected {expected}, got {shown_value(got)}")
 
 
 def _floats(times_s: list[float | None]) -> Floats:

@@ -341,13 +341,16 @@ class RotaScheduler:
         self._needed_blocks += need
 
     def _waits_from_s(self, seq: Sequence, now: float) -> float:
-        """The moment that orders those who wait."""
+        """The moment that orders those who wait; of virtual lag, the one from which it is above 0.
+        Who starts over without a token has been waiting since it came.
+        """
         if self.variant == "lvf_repo":
             return now
         slo = seq.request.slo
         if seq.output_tokens:
             return now + self.beta * (self.tbt_s if slo.tpot_s is None else slo.tpot_s)
-        return now + self.alpha * (self.ttft_s if slo.ttft_s is None else slo.ttft_s)
+        due_s = self.ttft_s if slo.ttft_s is None else slo.ttft_s
+        return seq.request.arrival_s + self.alpha * due_s
 
     def _leave_queue(self, seq: Sequence) -> None:
         self._needed_blocks -= self._needs.pop(seq)

@@ -60,6 +60,7 @@ def test_a_run_on_it(tmp_path: Path) -> None:
         ("", "memory_gib: expected a number (usable memory, GiB), got nothing"),
         (FIGURES.replace("312", "-1"), "bf16_tflops: expected a number above 0, got -1"),
         (FIGURES.replace("312", "true"), "bf16_tflops: expected a number above 0, got True"),
+        (FIGURES.replace("312", str(10**400)), "bf16_tflops: expected a number above 0, got 1000"),
         (FIGURES.replace("312", "inf"), "bf16_tflops: expected a number above 0, got inf"),
         (FIGURES + "memory_gb = 3", "memory_gb: unknown (did you mean 'memory_gib'?)"),
         (FIGURES + "name = 'H100'", "name: expected one that no preset has, got 'H100'"),

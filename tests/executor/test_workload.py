@@ -68,6 +68,8 @@ def test_what_a_device_does_not_heed():
     assert unheeded(believed) == ["run.believed_costs: no effect on a device"]
     shared = load_config(None, ("run.links_per_bridge=2",), tp=2)
     assert unheeded(shared) == ["run.links_per_bridge: no effect on a device"]
+    slow = load_config(None, ("run.slow_replicas.0=2",))
+    assert unheeded(slow) == ["run.slow_replicas: no effect on a device"]
 
 
 def test_several_engines_are_simulated_alone():

@@ -52,6 +52,12 @@ def test_bad_expressions_show_the_form(text: str) -> None:
         parse_gate(text)
 
 
+@pytest.mark.parametrize("bound", ["inf", "-inf", "1e999"])
+def test_a_bound_is_finite(bound: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--require .*: expected a finite number, got {bound}$"):
+        parse_gate(f"a >= {bound}")
+
+
 @pytest.mark.parametrize(
     ("text", "passed"),
     [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from superinfer.lab.overload import TOO_HIGH, overload_warning
+from superinfer.lab.overload import TOO_HIGH, left_over_s, overload_warning
+from superinfer.lab.studies.targets import ClassOutcome
 
 OPEN = {"concurrency": 0, "sessions": "open", "backlog": {}, "in_flight": {}}
 ARRIVAL_S = np.arange(100.0)
@@ -53,3 +57,26 @@ def test_a_loop_that_waits_for_answers_has_no_overload(load: dict[str, object]) 
 def test_few_requests_or_a_short_trace_tell_nothing() -> None:
     assert not overload_warning(OPEN, ARRIVAL_S[:59], QUEUED_S[:59])
     assert not overload_warning(OPEN, ARRIVAL_S / 4, QUEUED_S)
+
+
+def grows(waits_s: Any) -> bool:
+    view: Any = SimpleNamespace(
+        arrival_s=ARRIVAL_S,
+        ttft_s=waits_s,
+        tpot_s=waits_s,
+        e2el_s=waits_s,
+        finished=np.full(ARRIVAL_S.size, True),
+    )
+    return ClassOutcome(view, np.arange(ARRIVAL_S.size)).grows()
+
+
+def test_until_when_a_queue_was_served() -> None:
+    assert left_over_s(ARRIVAL_S, QUEUED_S) == pytest.approx(98 + 49.1)
+    assert left_over_s(ARRIVAL_S, np.full(100, 20.0)) == 0.0
+
+
+def test_a_queue_of_which_the_latest_are_served_first() -> None:
+    """Their waits become ever shorter, and yet the first are served long after the last arrival."""
+    assert grows(200.0 - ARRIVAL_S)
+    assert grows(QUEUED_S)
+    assert not grows(np.full(100, 20.0))

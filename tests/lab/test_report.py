@@ -90,10 +90,11 @@ def test_counts_are_whole_and_shared_targets_are_shown(usual: Path, tmp_path: Pa
     folder = tmp_path / "run"
     shutil.copytree(usual, folder)
     summary = json.loads((folder / "summary.json").read_text())
-    summary |= {"counters": {"rises": 6.0, "mean_wait": 6.5}, "slo": {"ttft_ms": 1234.0}}
+    counters = {"rises": 6.0, "mean_wait": 6.5, "nothing_to_count": None}
+    summary |= {"counters": counters, "slo": {"ttft_ms": 1234.0}}
     (folder / "summary.json").write_text(json.dumps(summary))
     words = Page(write_report(folder)).words.replace("\u00a0", " ")
-    assert "rises 6 mean_wait 6.50" in words
+    assert "rises 6 mean_wait 6.50 nothing_to_count \N{EN DASH}" in words
     assert words.count("TTFT \N{LESS-THAN OR EQUAL TO} 1,234 ms") == 1
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from records import Job, build, large_record, wave
+from records import Job, build, wave
 
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab import results
 from superinfer.lab.columns import read_columns, write_columns
 from superinfer.lab.results import (
     default_folder,
-    itl_table,
     load_run,
     read_sizes,
     summary_json,
@@ -221,22 +220,6 @@ def test_missing_and_damaged_tables(tmp_path: Path, metrics: RunMetrics) -> None
         _ = run.itl
     with pytest.raises(InputError, match=r"timeline.parquet: expected a Parquet file"):
         _ = run.timeline
-
-
-def test_itl_is_decimated_but_its_quantiles_stay() -> None:
-    metrics = RunMetrics(large_record(requests=600, steps=60_000, mean_tokens=100))
-    table = itl_table(metrics)
-    assert len(table["class"]) <= 20_000
-    for name, rows in metrics.class_rows().items():
-        mine = np.array([c == name for c in table["class"]])
-        gaps, counts = metrics.itl_counts(rows)
-        kept, weights = np.asarray(table["gap_ms"])[mine], np.asarray(table["weight"])[mine]
-        assert weights.sum() == counts.sum()
-        assert (weights > 0).all()
-        assert kept[-1] == gaps[-1]
-        for level in (0.5, 0.99, 0.9999):
-            exact = np.quantile(np.repeat(gaps, counts), level)
-            assert np.quantile(np.repeat(kept, weights), level) == pytest.approx(exact, rel=2e-3)
 
 
 def test_sizes_travel_with_the_timeline(tmp_path: Path, metrics: RunMetrics) -> None:

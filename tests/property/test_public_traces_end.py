@@ -12,8 +12,9 @@ from property.invariants import ENDS, Watch, assert_all_free
 
 from sim.driver import simulate
 from sim.oracle import Oracle
-from sim.run import build_engine, no_collection
+from sim.run import build_engine
 from sim.workload import load_workload
+from superinfer.collection import no_collection
 from superinfer.lab.config import load_config
 from superinfer.schedulers import SCHEDULERS
 

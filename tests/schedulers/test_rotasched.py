@@ -135,6 +135,22 @@ def test_virtual_lag_decides_who_leaves() -> None:
     ]
 
 
+def test_who_starts_over_without_a_token_still_waits_since_it_came() -> None:
+    """A's growth takes X's blocks in the middle of its prompt. X came 0.5 s before Y, so its lag is
+    the larger one, though Y has been in the queue for longer: Y, which would fit, waits.
+    """
+    jobs = {"A": (4, 3), "X": (16, 1), "Y": (4, 1)}
+    one = rota(variant="lvf_vlt", budget_blocks=0, max_num_batched_tokens=8)
+    assert iterations(one, jobs, {"Y": 2}, blocks=5) == [
+        "A4 X4 used 5",
+        "-X A used 2",
+        "A used 2",
+        "X8 used 4",
+        "X8 used 4",
+        "Y4 used 1",
+    ]
+
+
 def test_a_step_moves_no_more_than_the_budget() -> None:
     """C needs what A and B hold, 6 blocks, and only 5 may move: it waits for the end of one."""
     urgent = {"slo": SLO(ttft_s=0.0)}

@@ -229,3 +229,71 @@ def test_short_cuts_equal_the_walk(monkeypatch: Any, seed: int, preemption: str)
             for log in logs
         )
         assert one == other
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_running_sequences_take_their_places_before_anybody_new(chunked: bool) -> None:
+    """Two places, six free blocks and eight tokens to spare: C waits for one of them to end."""
+    jobs = {"A": (4, 3), "B": (4, 3), "C": (4, 1)}
+    lines = iterations(vllm(max_num_batched_tokens=16, max_num_seqs=2, chunked=chunked), jobs)
+    assert lines == ["A4 B4 used 2", "AB used 4", "AB used 4", "C4 used 1"]
+
+
+def test_of_several_victims_the_oldest_comes_back_first() -> None:
+    """Of five blocks one is free when all four need one: A takes it, D leaves for B, and C itself.
+    Both go to the front of the queue, before E, which has come meanwhile.
+    """
+    jobs = {"A": (4, 2), "B": (4, 2), "C": (4, 2), "D": (4, 2), "E": (4, 1)}
+    lines = iterations(vllm(max_num_batched_tokens=16), jobs, {"E": 3}, blocks=5)
+    assert lines == ["A4 B4 C4 D4 used 4", "-D -C AB used 4", "C5 D5 E4 used 5"]
+
+
+def test_nobody_new_comes_in_while_somebody_is_on_the_host() -> None:
+    """V1-swap with D, which one of the two free blocks would hold: no prompt before C is back."""
+    jobs = V1 | {"D": (4, 1)}
+    one = vllm(max_num_batched_tokens=16, preemption="swap")
+    lines = iterations(one, jobs, {"D": 5})
+    assert lines[3:7] == ["-C AB used 6", "AB used 6", "AB used 6", "AB used 7"]
+    assert lines[7:] == ["+C C used 2", "D4 used 1"]
+
+
+def test_with_chunks_a_new_prompt_passes_who_is_on_the_host() -> None:
+    """C came to the front of the running queue, so B makes room for it at it4, and D comes in in
+    that very step, in which nobody is looked for on the host.
+    """
+    jobs = V1 | {"D": (4, 1)}
+    one = vllm(max_num_batched_tokens=16, preemption="swap", chunked=True)
+    assert iterations(one, jobs, {"C": 2, "D": 4})[:5] == [
+        "A8 B7 used 4",
+        "C4 AB used 6",
+        "ABC used 8",
+        "D4 -B AC used 6",
+        "+B AB used 6",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("watermark", "lines"),
+    [(0.125, ["+C AC used 7"]), (0.25, ["A used 5", "A used 5", "A used 6", "+C C used 2"])],
+)
+def test_who_comes_back_leaves_the_watermark_free(watermark: float, lines: list[str]) -> None:
+    """C, of one block, finds three free at it4, and asks for a spare one and the watermark."""
+    jobs = {"A": (16, 6), "B": (4, 3), "C": (4, 3)}
+    one = vllm(max_num_batched_tokens=32, preemption="swap", watermark=watermark)
+    found = iterations(one, jobs)
+    assert found[:3] == ["A16 B4 C4 used 6", "-C AB used 7", "AB used 7"]
+    assert found[3:][: len(lines)] == lines
+
+
+def test_admission_asks_for_blocks_that_the_cache_holds_already() -> None:
+    """B shares A's three blocks and lacks one. Two of six are free, and all four are asked for."""
+    ids = {name: {"hash_ids": (1, 2, 3, 4), "hash_block_tokens": 4} for name in "AB"}
+    lines = iterations(
+        vllm(max_num_batched_tokens=16),
+        {"A": (12, 3), "B": (16, 1)},
+        {"B": 3},
+        blocks=6,
+        requests=ids | {"A": {"hash_ids": (1, 2, 3), "hash_block_tokens": 4}},
+        prefix_caching=True,
+    )
+    assert lines == ["A12 used 3", "A used 4", "A used 4", "B4 used 4"]

@@ -6,9 +6,9 @@ import gc
 
 import pytest
 
-from sim import run
 from sim.commands import simulated
-from sim.run import no_collection
+from superinfer import collection
+from superinfer.collection import no_collection
 from superinfer.engine import Engine
 from superinfer.lab.config import load_config
 from superinfer.request import Request
@@ -31,7 +31,7 @@ def test_the_collector_comes_back_and_walks_only_over_what_is_used_again(last: b
 def test_the_engine_of_a_large_run_is_gone_before_its_tables_are_made(
     monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    monkeypatch.setattr(run, "LARGE_RUN", 3 if large else 4)
+    monkeypatch.setattr(collection, "LARGE_RUN", 3 if large else 4)
     requests = [Request(str(i), float(i), 64, 4, index=i) for i in range(3)]
     gc.unfreeze()  # what other tests left behind
     gc.collect()

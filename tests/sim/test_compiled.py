@@ -123,6 +123,7 @@ def test_a_subclass_in_python(tmp_path: Path, form: str, refused: bool) -> None:
         "from dataclasses import dataclass\n"
         "from superinfer.schedulers.fcfs import FcfsScheduler\n"
         f"{form}\nclass Mine(FcfsScheduler):\n"
+        "    max_num_batched_tokens: int = 512\n"  # another default than it inherits
         "    plans = 0\n"
         "    def plan(self, draft, now):\n"
         "        Mine.plans += 1\n"

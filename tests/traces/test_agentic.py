@@ -219,6 +219,17 @@ def test_a_file_an_archive_and_a_folder_of_archives(
     assert [request.session_id for request in read_trace("-").requests] == ["stdin", "stdin"]
 
 
+def test_a_session_is_no_line_of_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traces.source.MOST_LINE_BYTES", 20)
+    folder = write(tmp_path / "folder", session(turn(0)))
+    for path in (folder / "a.json", tar_of(folder, tmp_path / "x.tar.gz")):
+        assert len(read_trace(path).requests) == 1
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1}')
+    with pytest.raises(InputError, match="expected lines of at most"):
+        read_trace(lines)
+
+
 def test_a_file_over_many_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(session(turn(0)), indent=2))

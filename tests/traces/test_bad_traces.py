@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from superinfer.errors import InputError
 from traces.readers import read_trace
+from traces.source import MOST_LINE_BYTES
 
 GOOD = b'{"timestamp":5,"input_length":100,"output_length":10}'
 HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -239,7 +240,8 @@ def test_what_logs_come_in_too(tmp_path: Path, head: bytes, kind: str) -> None:
     path = write(tmp_path, head + b"rest\n")
     for skip_bad in (False, True):
         said = error_of(path, skip_bad=skip_bad)
-        assert said == f"{path}: expected text, plain or by gzip, got {kind}"
+        assert said.startswith(f"{path}: expected text, plain or by gzip, got {kind}")
+    assert ("pandas.read_parquet" in said) == (head == b"PAR1")
 
 
 def test_text_of_another_kind_is_an_error(tmp_path: Path) -> None:
@@ -338,6 +340,23 @@ def test_rows_before_the_header_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, b"exported by a tool\n" + HEADER + ROW)
     assert error_of(path).startswith(f"{path}:1: expected a JSON object or TIMESTAMP")
     assert read_trace(path, skip_bad=True).skipped == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_line_without_an_end_is_refused(tmp_path: Path, packed: bool, skip_bad: bool) -> None:
+    content = GOOD + b"\n" + b"x" * (MOST_LINE_BYTES + 1)
+    path = write(tmp_path, gzip.compress(content, 1) if packed else content)
+    with pytest.raises(InputError) as caught:
+        read_trace(path, skip_bad=skip_bad)
+    assert str(caught.value) == f"{path}:2: expected lines of at most 64 MiB, got a longer one"
+
+
+def test_a_device_without_an_end_is_refused() -> None:
+    assert (
+        error_of(Path("/dev/zero"))
+        == "/dev/zero:1: expected lines of at most 64 MiB, got a longer one"
+    )
 
 
 FIELDS = [*json.loads(GOOD), "max_tokens", "hash_ids", "hash_block_size", "namespace"]

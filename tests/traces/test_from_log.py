@@ -57,6 +57,50 @@ def test_json_lines_with_objects_in_them(tmp_path: Path) -> None:
     assert seen(log(tmp_path, gzip.compress(text.encode()), OPENAI))[1] == (1000.0, 455, 210)
 
 
+def test_keys_that_have_dots_themselves(tmp_path: Path) -> None:
+    """As OpenTelemetry names its attributes, inside of objects and beside names of objects."""
+    attributes = {"gen_ai.usage.in": 455, "gen_ai": {"usage.out": 210, "usage": {}}, "gen": 1}
+    line = json.dumps({"start": "2026-11-02T09:00:00Z", "span": {"attributes": attributes}})
+    where = "span.attributes.gen_ai.usage"
+    columns = Columns("start", f"{where}.in", f"{where}.out")
+    assert seen(log(tmp_path, line, columns)) == [(0.0, 455, 210)]
+    wrong = fault(tmp_path, line, replace(columns, answer=f"{where}.output"))
+    assert f": expected a value, got nothing (did you mean '{where}.out'?); there are " in wrong
+
+
+def test_a_document_of_many_objects_in_one_another(tmp_path: Path) -> None:
+    line = '{"a":' * 500 + "1" + "}" * 500
+    assert "expected a value, got nothing" in fault(tmp_path, line, CSV)
+
+
+def test_times_of_the_end(tmp_path: Path) -> None:
+    """Who came first may have ended last."""
+    text = "at,in,out,took\n10.5,5,6,1.25\n11,7,8,3.0\n"
+    columns = Columns("at", "in", "out", time_unit="s", latency="took", latency_unit="s")
+    assert seen(log(tmp_path, text, columns)) == [(0.0, 7, 8), (1250.0, 5, 6)]
+    in_ms = replace(columns, latency_unit="ms")
+    assert seen(log(tmp_path, text, in_ms)) == [(0.0, 5, 6), (498.25, 7, 8)]
+
+
+@pytest.mark.parametrize("took", ["-1", "nan", "1,5", "soon", "inf"])
+def test_latencies_that_are_none(tmp_path: Path, took: str) -> None:
+    columns = Columns("at", "in", "out", time_unit="s", latency="took", latency_unit="s")
+    text = f'at,in,out,took\n10.5,5,6,"{took}"\n'
+    assert (
+        fault(tmp_path, text, columns)
+        == f':2: took: expected a number of s, 0 or more, got "{took}"'
+    )
+
+
+def test_a_csv_has_lines_and_json_may_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traces.source.MOST_LINE_BYTES", 10)
+    columns = Columns("at", "in", "out", time_unit="s")
+    assert seen(log(tmp_path, '{"at": [0], "in": [5], "out": [6]}', columns)) == [(0.0, 5, 6)]
+    assert fault(tmp_path, HEADER, CSV).startswith(":1: expected lines of at most ")
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_document(tmp_path: Path, indent: int | None) -> None:
     """A list of objects, or an object with a list per column, as vLLM's benchmark writes it."""
@@ -182,7 +226,10 @@ def test_what_came_twice(tmp_path: Path) -> None:
         ("", ": expected at least one request, got an empty file"),
         (HEADER, ": expected at least one request, got none"),
         ("time,in,out\n", ":1: expected a column 'at', got time, in, out"),
-        ('{"at": "2026-01-01", "in": 3}\n', ":1: out: expected a value, got nothing"),
+        (
+            '{"at": "2026-01-01", "in": 3, "usage": {"total": 4}}\n',
+            ":1: out: expected a value, got nothing; there are at, in, usage.total",
+        ),
         (
             '{"At": 3, "in": 3, "out": 3}\n',
             ":1: at: expected a value, got nothing (did you mean 'At'?)",
@@ -202,6 +249,12 @@ def test_files_that_are_no_logs(tmp_path: Path, text: str | bytes, words: str) -
     ("columns", "words"),
     [
         (Columns("a", "b", "c", time_unit="min"), "--time-unit: expected one of s, ms, us, ns, "),
+        (Columns("a", "b", "c", latency="d"), "--latency: expected --latency-unit s, ms, us, ns "),
+        (Columns("a", "b", "c", latency_unit="s"), "--latency: expected --latency-unit s, ms, us"),
+        (
+            Columns("a", "b", "c", latency="d", latency_unit="h"),
+            "--latency-unit: expected one of s, ms, us, ns, got 'h'",
+        ),
         (Columns("a", "b", "c", delimiter="::"), "--delimiter: expected one character, no quote "),
         (Columns("a", "b", "c", delimiter='"'), "--delimiter: expected one character, no quote "),
         (Columns("a", "b", "c", delimiter="\n"), "--delimiter: expected one character, no quote "),
@@ -269,3 +322,12 @@ def test_what_a_request_may_have_beyond_its_lengths(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_it(tmp_path: Path, row: str, words: str) -> None:
     assert fault(tmp_path, FULL_HEADER + row, FULL).startswith(f":2: {words}")
+
+
+def test_a_class_of_all_other_values(tmp_path: Path) -> None:
+    """Also of requests that say nothing."""
+    rows = "2026-01-01,1,1,job\n2026-01-01,1,1,web\n2026-01-01,1,1,\n"
+    classes = {"job": "batch"}
+    by = Columns("at", "in", "out", class_by="app", classes=classes, class_of_all="chat")
+    found = log(tmp_path, HEADER + rows, by)
+    assert [each.class_name for each in found.records] == ["batch", "chat", "chat"]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ended, superinfer_sim
 from specs import document, write_spec
-from typer.testing import CliRunner
 
 from superinfer.settings import parse_settings
-from traces.cli.app import app
 from traces.convert import native_bytes
 from traces.generate import bundled_specs, generate, load_spec
 from traces.readers import read_trace
@@ -26,8 +25,8 @@ CLIENT: dict[str, Any] = {
 }
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+def run(*arguments: str) -> Ended:
+    return superinfer_sim("traces", *arguments)
 
 
 def test_generate_writes_what_the_library_makes(tmp_path: Path) -> None:

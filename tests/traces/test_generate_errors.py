@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import superinfer_sim
 from specs import document, write_spec
-from typer.testing import CliRunner
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import parse_settings
-from traces.cli.app import app
 from traces.generate import load_spec
 
 CLIENT = {"rate_per_s": 1.0, "prompt": 10, "answer": 10}
@@ -38,7 +37,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 def refused(path: Path, *arguments: str) -> str:
     """What `generate` says about a specification, which must be one line."""
     target = path.parent / "out.jsonl"
-    result = CliRunner().invoke(app, ["generate", str(path), "-o", str(target), *arguments])
+    result = superinfer_sim("traces", "generate", path, "-o", target, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert not target.exists()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import superinfer_sim
 from public_data import REPOSITORY
-from typer.testing import CliRunner
 
 from superinfer.request import Request
-from traces.cli.app import app
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload
@@ -33,7 +32,7 @@ def of_class(sample: Workload, name: str) -> list[Request]:
 def test_the_specification_gives_the_same_bytes(tmp_path: Path) -> None:
     path = tmp_path / "mixed.jsonl"
     arguments = ["generate", "mixed", "--seed", "0", "-o", str(path)]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert superinfer_sim("traces", *arguments).exit_code == 0
     assert path.read_bytes() == SAMPLE.read_bytes()
 
 

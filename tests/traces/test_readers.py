@@ -17,7 +17,8 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
 from traces.native import NativeParser
-from traces.readers import longest_ordered, read_trace, spread_stamps
+from traces.readers import read_trace
+from traces.stamps import longest_ordered, spread_stamps
 from traces.workload import Workload
 
 AZURE = (

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ended, superinfer_sim
 from rich.table import Table
-from typer.testing import CliRunner
 
-from traces.cli.app import app
 from traces.printing import print_table
 from traces.readers import read_trace
 
@@ -36,8 +35,8 @@ def classes(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(*arguments: str, stdin: str | None = None) -> Any:
-    return CliRunner().invoke(app, list(arguments), input=stdin)
+def run(*arguments: str, stdin: str | None = None) -> Ended:
+    return superinfer_sim("traces", *arguments, stdin=stdin)
 
 
 def test_stats_prints_json_alone(trace: str, classes: str) -> None:
@@ -46,6 +45,13 @@ def test_stats_prints_json_alone(trace: str, classes: str) -> None:
     stats = json.loads(result.stdout)
     assert (stats["requests"], stats["rate_per_s"], stats["raised_max_tokens"]) == (3, 1.0, 1)
     assert result.stderr == f"warning: {trace}: ignored unknown fields: extra\n"
+
+
+def test_a_mistake_is_one_line_without_control_characters() -> None:
+    result = run("stats", "/no\x1b[31m\nwhere.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    expected = "error: /no\\x1b[31m where.jsonl: expected a trace file, got no such file\n"
+    assert result.stderr == expected
 
 
 def test_stats_prints_a_table(trace: str, classes: str) -> None:
@@ -179,8 +185,13 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"warning: {log}: skipped 1 bad line: line 3: expected 4 columns, got 1" in result.stderr
     assert [json.loads(line)["class"] for line in out.read_text().splitlines()] == ["batch", "chat"]
-    result = run(*command, "--class", "chat", "--class", "web=chat")
-    assert "--class: expected one class for all requests, or VALUE=CLASS for each" in result.stderr
+    result = run(*command, "--class", "chat", "--class", "batch")
+    assert "--class: expected one class without VALUE=, got chat, batch" in result.stderr
+    rest = ("--class-by", "app", "--class", "code", "--class", "job=batch")
+    took = ("--latency", "in", "--latency-unit", "s")
+    assert run(*command, *rest, *took, "--skip-bad").exit_code == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(each["timestamp"], each["class"]) for each in found] == [(0, "batch"), (5000, "code")]
 
 
 def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:

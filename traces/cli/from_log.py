@@ -10,7 +10,6 @@ import typer
 from superinfer.errors import ConfigError
 from traces.cli.files import check_output, write_records
 from traces.cli.options import AsJson, HashBlockSize, Output, SkipBad
-from traces.printing import errors_on_stderr
 
 
 def from_log(
@@ -28,6 +27,13 @@ def from_log(
             help="s, ms, us or ns, where times are numbers.",
             show_default="ISO 8601",
         ),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="What it took, where --time is when it ended."),
+    ] = None,
+    latency_unit: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="Of --latency: s, ms, us or ns.")
     ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who sent it.")] = None,
     request_id: Annotated[
@@ -51,7 +57,11 @@ def from_log(
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="[VALUE=]CLASS", help="May be given again."),
+        typer.Option(
+            "--class",
+            metavar="[VALUE=]CLASS",
+            help="Without VALUE: of all other requests. May be given again.",
+        ),
     ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
     skip_bad: SkipBad = False,
@@ -61,43 +71,44 @@ def from_log(
     from traces.convert import lines_of
     from traces.from_log import Columns, read_log
 
-    with errors_on_stderr():
-        check_output(output, path, as_json=as_json)
-        of_values, of_all = _classes(classes or ())
-        columns = Columns(
-            time,
-            prompt,
-            answer,
-            tenant=tenant,
-            request_id=request_id,
-            session=session,
-            priority=priority,
-            max_tokens=max_tokens,
-            hash_ids=hash_ids,
-            hash_block_size=hash_block_size,
-            class_by=class_by,
-            classes=of_values,
-            class_of_all=of_all,
-            time_unit=time_unit,
-            delimiter=delimiter,
-        )
-        log = read_log(path, columns, skip_bad=skip_bad)
-        for warning in log.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        if log.skipped:
-            typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
-        counts = {"requests": len(log.records), "skipped_lines": log.skipped}
-        write_records(lines_of(log.records), output, counts, as_json)
+    check_output(output, path, as_json=as_json)
+    of_values, of_all = _classes(classes or ())
+    columns = Columns(
+        time,
+        prompt,
+        answer,
+        tenant=tenant,
+        request_id=request_id,
+        session=session,
+        priority=priority,
+        max_tokens=max_tokens,
+        hash_ids=hash_ids,
+        hash_block_size=hash_block_size,
+        class_by=class_by,
+        classes=of_values,
+        class_of_all=of_all,
+        time_unit=time_unit,
+        latency=latency,
+        latency_unit=latency_unit,
+        delimiter=delimiter,
+    )
+    log = read_log(path, columns, skip_bad=skip_bad)
+    for warning in log.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if log.skipped:
+        typer.echo(f"warning: {path}: {log.skipped_note}", err=True)
+    counts = {"requests": len(log.records), "skipped_lines": log.skipped}
+    write_records(lines_of(log.records), output, counts, as_json)
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
-    """What `--class` says: classes by the values of a column, and that of all requests."""
+    """What `--class` says: classes by the values of a column, and that of all others."""
     pairs = [text.rpartition("=") for text in texts]
     of_values = {value: name for value, sign, name in pairs if sign}
     of_all = [name for _, sign, name in pairs if not sign]
-    if len(of_all) > 1 or (of_all and of_values):
-        raise ConfigError("--class: expected one class for all requests, or VALUE=CLASS for each")
+    if len(of_all) > 1:
+        raise ConfigError("--class: expected one class without VALUE=, got " + ", ".join(of_all))
     return of_values, of_all[0] if of_all else None

@@ -18,7 +18,6 @@ from traces.cli.options import (
     TimeUnit,
     TracePath,
 )
-from traces.printing import errors_on_stderr
 
 
 def convert(
@@ -35,11 +34,10 @@ def convert(
     """Write a trace as native JSON lines."""
     from traces.dialect import Dialect
 
-    with errors_on_stderr():
-        check_output(output, path, as_json=as_json)
-        dialect = Dialect(hash_block_size, time_unit.value)
-        options = {"skip_bad": skip_bad, "spread": spread, "limit": limit, "dialect": dialect}
-        write(read(path, classes, **options), output, as_json)
+    check_output(output, path, as_json=as_json)
+    dialect = Dialect(hash_block_size, time_unit.value)
+    options = {"skip_bad": skip_bad, "spread": spread, "limit": limit, "dialect": dialect}
+    write(read(path, classes, **options), output, as_json)
 
 
 def generate(
@@ -63,11 +61,10 @@ def generate(
     from traces.generate import generate as make
     from traces.generate import load_spec
 
-    with errors_on_stderr():
-        check_output(output, as_json=as_json)
-        known = None if classes is None else load_classes(classes)
-        described = load_spec(spec, parse_settings(settings or ()), classes=known)
-        write(make(described, seed), output, as_json)
+    check_output(output, as_json=as_json)
+    known = None if classes is None else load_classes(classes)
+    described = load_spec(spec, parse_settings(settings or ()), classes=known)
+    write(make(described, seed), output, as_json)
 
 
 def mix(
@@ -90,12 +87,11 @@ def mix(
     from traces.mix import mix as merge
     from traces.mix import parse_sources
 
-    with errors_on_stderr():
-        known = PRESETS if classes is None else load_classes(classes)
-        parsed = parse_sources(sources, known)
-        check_output(output, *(path for path, _ in parsed), as_json=as_json)
-        workload = merge(
-            parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
-        )
-        warn(workload, "mix")
-        write(workload, output, as_json)
+    known = PRESETS if classes is None else load_classes(classes)
+    parsed = parse_sources(sources, known)
+    check_output(output, *(path for path, _ in parsed), as_json=as_json)
+    workload = merge(
+        parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
+    )
+    warn(workload, "mix")
+    write(workload, output, as_json)

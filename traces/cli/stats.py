@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.cli.files import read
 from traces.cli.options import AsJson, Classes, SkipBad, TracePath
-from traces.printing import errors_on_stderr, print_out, print_table
+from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,9 +23,8 @@ def stats(
     """Print rates, lengths, classes and prefix sharing of a trace."""
     from traces.stats import trace_stats
 
-    with errors_on_stderr():
-        workload = read(path, classes, skip_bad=skip_bad)
-        report = trace_stats(workload)
+    workload = read(path, classes, skip_bad=skip_bad)
+    report = trace_stats(workload)
     if as_json:
         print_out(json.dumps(report, indent=2))
     else:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from superinfer.settings import is_number
 from traces.generate.arrivals import AnyCurve, AnyGaps, Bursts, PoissonGaps
 from traces.generate.distributions import (
     Count,
@@ -217,6 +218,5 @@ def _check_mean(given: Any) -> None:
 
 def _check_weights(tenants: dict[str, Any]) -> None:
     for name, weight in tenants.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (name and number and 0 < weight <= 1e9):
+        if not (name and is_number(weight) and 0 < weight <= 1e9):
             raise ValueError(f"tenants.{name}: expected a number > 0, got {shown(weight)}")

@@ -62,6 +62,10 @@ class Config:
         """A fresh instance of the router."""
         return build_policy("router", self.run.router, self.router)
 
+    def with_run(self, **settings: Any) -> Config:
+        """The same with other settings in `[run]`, which are not checked once more."""
+        return replace(self, run=msgspec.structs.replace(self.run, **settings))
+
     def service_classes(self) -> dict[str, SLOClass]:
         """The preset classes, with those of the configuration and of its dial laid over them."""
         classes = dict(PRESETS)

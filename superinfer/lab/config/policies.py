@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from superinfer.compiled import own_annotations, shadows_compiled
+from superinfer.compiled import own_annotations, shadows_compiled, uncover_compiled
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config.policy_faults import place_of
 from superinfer.lab.config.values import convert_setting
@@ -78,6 +78,7 @@ def policy_class(section: str, name: str) -> Any:
     if shadows_compiled(cls):
         expected = "expected a plain @dataclass, without slots=True, over a compiled one"
         raise ConfigError(f"{section} {name!r}: {expected}")
+    uncover_compiled(cls)
     return cls
 
 

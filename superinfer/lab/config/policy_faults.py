@@ -23,14 +23,14 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
 
     `policies` are names by section (`scheduler`, `memory`, `router`); those that come with us are
     passed over, and where no others are left every error is raised as it is. What a policy raises
-    is a PolicyError, with the original as its cause; PlanError and StuckError keep their types.
+    is a PolicyError, with the original as its cause; errors of ours keep their types.
     """
     outside = {section: name for section, name in policies.items() if ":" in name}
     try:
         yield
     except (ConfigError, InputError):
         raise
-    except (PlanError, StuckError) as error:
+    except (PlanError, PolicyError, StuckError) as error:
         if not outside:
             raise
         raise type(error)(f"{_culprit(outside, error)}: {error}") from error

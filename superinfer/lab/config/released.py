@@ -22,6 +22,8 @@ RELEASED: Final[Mapping[str, Mapping[str, Any]]] = {
     "sglang": {"memory": "radix", **_OVERLAPPED},
 }
 """By scheduler. The others follow a paper or are ours."""
+_OLD: Final = {"vllm": "v0.6.0 of 2024; vllm_v1 is 0.33.0"}
+"""Names that many will take for the latest release."""
 _BEFORE_OVERLAP: Final = ("sglang", "0.3.2")
 
 
@@ -37,7 +39,9 @@ def released(scheduler: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_release(run: RunConfig) -> list[str]:
-    """A line for a note, where a run is to be as a release and none is known."""
+    """A line for a note, where a run is to be as a release and none is known, or an old one."""
+    if run.as_released and run.scheduler in _OLD:
+        return [f"run.as_released: {run.scheduler} is {_OLD[run.scheduler]}"]
     if not run.as_released or run.scheduler in RELEASED:
         return []
     return [f"run.as_released sets nothing: releases are known of {', '.join(RELEASED)} alone"]

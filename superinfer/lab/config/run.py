@@ -38,6 +38,11 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Engines of this kind, each on `tp` devices of its own, behind the router."""
     router: str = "least_loaded"
     """Name, or `package.module:Class`; takes part from two replicas on."""
+    slow_replicas: dict[str, Annotated[float, Meta(ge=0.01, le=100)]] = msgspec.field(
+        default_factory=dict
+    )
+    """Number of a replica, from 0 on, to how many times as long its steps take, in the simulator.
+    What its scheduler predicts stays as it is, unless `learn_step_times` corrects it."""
     tp: Annotated[int, Meta(ge=1, le=2**20)] = 1
     """Tensor parallelism: GPUs of a replica."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -114,6 +119,11 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     without_slo: bool = False
     """Take every target away from the requests."""
 
+    @property
+    def slowdowns(self) -> dict[int, float]:
+        """`slow_replicas` by numbers."""
+        return {int(number): slowdown for number, slowdown in self.slow_replicas.items()}
+
 
 def run_config(table: Mapping[str, Any]) -> RunConfig:
     """The section from its table; ConfigError for a key, a value, a window or bridges that cannot
@@ -128,7 +138,16 @@ def run_config(table: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(f"run.window_s: expected [from, to), got {shown_value(run.window_s)}")
     if run.window_s and run.duration_s and run.window_s[1] > run.duration_s:
         raise ConfigError(f"run.window_s: expected an end within run.duration_s {run.duration_s}")
+    _check_slow_replicas(run)
     if run.tp % run.links_per_bridge:
         expected = f"a divisor of run.tp {run.tp}"
         raise ConfigError(f"run.links_per_bridge: expected {expected}, got {run.links_per_bridge}")
     return run
+
+
+def _check_slow_replicas(run: RunConfig) -> None:
+    numbers = [str(number) for number in range(run.replicas)]
+    for key in run.slow_replicas:
+        if key not in numbers:
+            expected = f"expected a replica from 0 to {numbers[-1]} (run.replicas {run.replicas})"
+            raise ConfigError(f"run.slow_replicas.{key}: {expected}")

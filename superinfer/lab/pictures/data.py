@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from superinfer.lab.columns import Columns
+from superinfer.lab.itl import decimated
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.results import Run
-from superinfer.lab.results import _decimated as decimated
 from superinfer.records.run import Floats
 
-Summary = Mapping[str, Any]
 Curve = tuple[Floats, Floats]
 """Ascending values, and the share of all samples at or below each."""
 

@@ -138,7 +138,7 @@ def _figure(along: Along, points: Points, peaks: Sequence[Peak], wanted: float) 
 def _title(points: Points, marked: bool, rows: int, all_rows: int) -> str:
     parts = ["Simulated."]
     if marked:
-        parts.append("Filled: the largest rate that keeps the dotted share.")
+        parts.append("Filled: the largest rate up to which the dotted share is kept.")
     seeds = max(len(point.runs) for point in points)
     if seeds > 1:
         parts.append(f"Mean of {seeds} seeds; band: from the smallest to the largest.")

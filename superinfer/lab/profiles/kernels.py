@@ -223,14 +223,11 @@ def attention_rows(
     table = data.attention(phase, shape.kv_dtype)
     columns = ["num_heads", "num_key_value_heads", "head_dim"]
     wanted = np.array([shape.gpu_heads(tp), shape.gpu_kv_heads(tp), shape.head_dim], dtype=float)
-    measured = table[columns].drop_duplicates()
-    octaves = np.abs(np.log2(measured.to_numpy(float) / wanted)).sum(axis=1)
-    nearest = measured.iloc[int(octaves.argmin())]
-    rows = table[(table[columns] == nearest).all(axis=1)]
-    if octaves.min() == 0.0:
+    rows, nearest = _nearest(table, columns, wanted)
+    if (nearest == wanted).all():
         return rows, ""
     heads, kv_heads, head_dim = (int(value) for value in nearest)
-    ratios = wanted / nearest.to_numpy(float)
+    ratios = wanted / nearest
     ratio = float(ratios[2] * (ratios[1] if phase == "generation" else ratios[0]))
     floor = rows.latency.min()
     scaled = rows.assign(latency=floor + (rows.latency - floor) * ratio)
@@ -239,6 +236,14 @@ def attention_rows(
         f"{1e3 * floor:.3g} us: {wanted[0]:.0f} and {wanted[1]:.0f} of {wanted[2]:.0f} were not "
         "measured"
     )
+
+
+def _nearest(table: pd.DataFrame, columns: list[str], wanted: Array) -> tuple[pd.DataFrame, Array]:
+    """The rows whose sizes are the fewest octaves away from those wanted, and these sizes."""
+    measured = table[columns].drop_duplicates()
+    octaves = np.abs(np.log2(measured.to_numpy(float) / wanted)).sum(axis=1)
+    nearest = measured.iloc[int(octaves.argmin())]
+    return table[(table[columns] == nearest).all(axis=1)], nearest.to_numpy(float)
 
 
 def fit_experts(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted, str]:
@@ -250,14 +255,12 @@ def fit_experts(data: Measurements, shape: ModelShape, tp: int) -> tuple[Fitted,
     table = data.experts(shape.weight_dtype)
     columns = ["hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size"]
     sizes = (shape.hidden, shape.intermediate, shape.experts_per_token, shape.experts, tp)
-    measured = table[columns].drop_duplicates()
-    octaves = np.abs(np.log2(measured.to_numpy(float) / np.array(sizes, dtype=float))).sum(axis=1)
-    nearest = measured.iloc[int(octaves.argmin())]
-    rows = table[(table[columns] == nearest).all(axis=1)]
+    wanted = np.array(sizes, dtype=float)
+    rows, nearest = _nearest(table, columns, wanted)
     rows = rows[rows.distribution == max(rows.distribution)]  # power_law_1.2 where there is one
     seconds = rows.groupby("num_tokens").latency.median() * 1e-3
     points = Points(seconds.index.to_numpy(float), seconds.to_numpy(float))
-    if octaves.min() == 0.0:
+    if (nearest == wanted).all():
         return fit_table(points, "tokens"), ""
     near = dict(zip(columns, (int(value) for value in nearest), strict=True))
     weights = near["hidden_size"] * near["inter_size"] * near["num_experts"] / near["moe_tp_size"]

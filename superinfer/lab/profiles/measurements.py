@@ -114,13 +114,7 @@ class Measurements:
     def gemm(self, dtype: str = "") -> pd.DataFrame:
         """GEMM with weights of a dtype (empty: bf16): columns m, n, k, latency (ms)."""
         table = self._aiconfigurator("gemm", "gemm_perf", "gemm_dtype m n k latency")
-        rows = table[table.gemm_dtype == (dtype or BF16)]
-        if rows.empty:
-            known = ", ".join(sorted(set(table.gemm_dtype)))
-            raise ConfigError(
-                f"{self.device}: GEMM with weights of {dtype} were not measured; measured: {known}"
-            )
-        return rows
+        return self._of_dtype(table, "gemm_dtype", dtype, "GEMM with weights of {} were")
 
     def attention(self, phase: str, kv_dtype: str = "") -> pd.DataFrame:
         """Attention without a window over a cache of a dtype (empty: bf16), any number of heads per
@@ -130,16 +124,10 @@ class Measurements:
             "batch_size isl step num_heads num_key_value_heads head_dim kv_cache_dtype latency"
         )
         table = self._aiconfigurator("attention", f"{phase}_attention_perf", columns)
-        like = table.kv_cache_dtype == (kv_dtype or BF16)
         if "window_size" in table:
-            like &= table.window_size == 0
-        if not like.any():
-            known = ", ".join(sorted(set(table.kv_cache_dtype)))
-            raise ConfigError(
-                f"{self.device}: attention over a cache of {kv_dtype} was not measured; "
-                f"measured: {known}"
-            )
-        return table[like]
+            table = table[table.window_size == 0]
+        what = "attention over a cache of {} was"
+        return self._of_dtype(table, "kv_cache_dtype", kv_dtype, what)
 
     def experts(self, dtype: str = "") -> pd.DataFrame:
         """Fused layers of experts, none of them on a GPU of its own: columns num_tokens,
@@ -150,14 +138,8 @@ class Measurements:
             "distribution latency"
         )
         table = self._aiconfigurator("moe", "moe_perf", columns)
-        rows = table[(table.moe_dtype == (dtype or BF16)) & (table.moe_ep_size == 1)]
-        if rows.empty:
-            known = ", ".join(sorted(set(table.moe_dtype)))
-            raise ConfigError(
-                f"{self.device}: experts with weights of {dtype or BF16} were not measured; "
-                f"measured: {known}"
-            )
-        return rows
+        table = table[table.moe_ep_size == 1]
+        return self._of_dtype(table, "moe_dtype", dtype, "experts with weights of {} were")
 
     def all_reduce(self, tp: int) -> Points:
         """vLLM's all-reduce inside a CUDA graph, by bytes; the file counts 2-byte elements."""
@@ -187,6 +169,17 @@ class Measurements:
     def on(self, device: str) -> Measurements:
         """The same folder, for another device."""
         return Measurements(self.folder, device)
+
+    def _of_dtype(self, table: pd.DataFrame, column: str, dtype: str, what: str) -> pd.DataFrame:
+        """The rows of a dtype (empty: bf16); ConfigError where there are none."""
+        wanted = dtype or BF16
+        rows = table[table[column] == wanted]
+        if rows.empty:
+            known = ", ".join(sorted(set(table[column])))
+            raise ConfigError(
+                f"{self.device}: {what.format(wanted)} not measured; measured: {known}"
+            )
+        return rows
 
     def _aiconfigurator(self, kind: str, table: str, columns: str) -> pd.DataFrame:
         folder = self.folder / "aiconfigurator" / self.files.aiconfigurator / kind

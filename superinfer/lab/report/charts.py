@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from superinfer.lab.pictures.canvas import legend_below
@@ -62,47 +63,37 @@ def latency(data: PlotData, key: str) -> Html:
 
 def load(data: PlotData) -> list[Html]:
     """Waiting and running requests, and KV memory by use, over time."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     t = data.timeline["t_s"]
     span = f"from {number(float(t[0]))} to {number(float(t[-1]))} s"
     found = []
     for name, title, draw, columns in (
-        ("queue", "Requests waiting and running", parts.queue_panel, ("waiting", "running")),
-        ("kv", "KV memory by use", parts.kv_panel, ("referenced_blocks", "host_blocks")),
+        ("queue", "Requests waiting and running", over_time.queue_panel, ("waiting", "running")),
+        ("kv", "KV memory by use", over_time.kv_panel, ("referenced_blocks", "host_blocks")),
     ):
-        drawn, axes = _time_panel()
-        draw(axes, data)
-        legend_below(drawn, axes, columns=5)
-        peaks = [
-            f"{column.replace('_', ' ')} {data.timeline[column].max():,}" for column in columns
-        ]
+        peaks = [f"{each.replace('_', ' ')} {data.timeline[each].max():,}" for each in columns]
         about = f"{title} over time {span}. Peaks of the samples: {', '.join(peaks)}."
-        found.append(figure(inline_svg(drawn, name, title, about), f"{title}.", wide=True))
+        found.append(_over_time(name, title, about, partial(draw, data=data), columns=5))
     return found
 
 
 def traffic(data: PlotData) -> list[Html]:
     """Rotations, and bytes on each direction of the link, over time; nothing if there were none."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     if not data.moved():
         return []
     found = []
     for name, title, draw, columns in (
-        ("rotations", "Rotations per second", parts.rotations_panel, ("rotations",)),
-        ("copies", "Copies over the link", parts.copies_panel, ("h2d_bytes", "d2h_bytes")),
+        ("rotations", "Rotations per second", over_time.rotations_panel, ("rotations",)),
+        ("copies", "Copies over the link", over_time.copies_panel, ("h2d_bytes", "d2h_bytes")),
     ):
-        drawn, axes = _time_panel()
-        draw(axes, data)
-        legend_below(drawn, axes, columns=3)
-        sums = [
-            f"{COMPARE_ROWS[column]} {shown(column, data.timeline[column][-1])}"
-            for column in columns
-        ]
-        about = f"{title} over time, means of equal intervals. Sums: {', '.join(sums)}."
-        svg = inline_svg(drawn, name, title, about)
-        found.append(figure(svg, f"{title}, means of equal intervals.", wide=True))
+        last = {each: shown(each, data.timeline[each][-1]) for each in columns}
+        sums = ", ".join(f"{COMPARE_ROWS[each]} {text}" for each, text in last.items())
+        about = f"{title} over time, means of equal intervals. Sums: {sums}."
+        draw_run = partial(draw, data=data)
+        found.append(_over_time(name, title, about, draw_run, 3, ", means of equal intervals"))
     return found
 
 
@@ -150,19 +141,17 @@ def compared_latency(runs: Runs, slo_class: str, key: str, name: str) -> Html:
 
 def compared_load(runs: Runs) -> list[Html]:
     """Waiting requests and KV memory in use over time, a line per run."""
-    from superinfer.lab.pictures import parts
+    from superinfer.lab.pictures import over_time
 
     found = []
     for name, column, title in (
         ("queue", "waiting", "Requests waiting"),
         ("kv", "referenced_blocks", "KV memory in use"),
     ):
-        drawn, axes = _time_panel()
-        parts.load_lines(axes, runs, column)
-        legend_below(drawn, axes, columns=4)
         peaks = [f"{run} {data.timeline[column].max(initial=0):,}" for run, data in runs.items()]
         about = f"{title} over time, one line per run. Peaks of the samples: {', '.join(peaks)}."
-        found.append(figure(inline_svg(drawn, name, title, about), f"{title}.", wide=True))
+        draw = partial(over_time.load_lines, runs=runs, column=column)
+        found.append(_over_time(name, title, about, draw, columns=4))
     return found
 
 
@@ -175,13 +164,22 @@ def _panel(size: tuple[float, float], left: float = 0.0) -> tuple[Figure, Axes]:
     return drawn, drawn.subplots()
 
 
-def _time_panel() -> tuple[Figure, Axes]:
-    """A panel over time. Its axis begins where those of the others do, however wide their numbers
-    are, so that one moment is at one place in all of them.
+def _over_time(
+    name: str,
+    title: str,
+    about: str,
+    draw: Callable[[Axes], None],
+    columns: int,
+    caption: str = "",
+) -> Html:
+    """A panel over time with so many columns in its legend. Its axis begins where those of the
+    others do, however wide their numbers are, so that one moment is at one place in all of them.
     """
     drawn, axes = _panel(_WIDE, _LEFT_IN / _WIDE[0])
     axes.yaxis.set_in_layout(False)
-    return drawn, axes
+    draw(axes)
+    legend_below(drawn, axes, columns=columns)
+    return figure(inline_svg(drawn, name, title, about), f"{title}{caption}.", wide=True)
 
 
 def _line_legend(drawn: Figure, names: Sequence[str]) -> None:

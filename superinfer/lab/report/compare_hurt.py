@@ -43,13 +43,8 @@ def compared_hurt_parts(runs: Mapping[str, PlotData]) -> list[Content]:
 
 def _misses(runs: Mapping[str, PlotData], hurt: Mapping[str, Hurt]) -> Html:
     head = (
-        "run",
-        "with an SLO",
-        "missed",
-        "of them not finished",
-        "median of missed by",
-        "worst missed by",
-        "longest stall (ms)",
+        *("run", "with an SLO", "missed", "of them not finished"),
+        *("median of missed by", "worst missed by", "longest stall (ms)"),
     )
     rows = []
     for name, data in runs.items():
@@ -112,15 +107,8 @@ def _seconds(table_: Mapping[str, Any], row: int) -> str:
 
 def _worst_table(reference: str, rows: Sequence[Sequence[Content]]) -> Html:
     head = (
-        "run",
-        "request",
-        "class",
-        "tenant",
-        "target missed",
-        f"in {reference}",
-        "missed by",
-        "E2E (s)",
-        f"E2E in {reference} (s)",
+        *("run", "request", "class", "tenant", "target missed", f"in {reference}", "missed by"),
+        *("E2E (s)", f"E2E in {reference} (s)"),
     )
     caption = "Finished requests that missed a target by the largest factor, in each run"
     return table(caption, head, rows, words=6)

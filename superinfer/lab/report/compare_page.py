@@ -11,6 +11,7 @@ from typing import Any
 from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
 from superinfer.lab.hybrids import footnote, marked
+from superinfer.lab.metric_names import Summary
 from superinfer.lab.numbers import number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -23,7 +24,6 @@ from superinfer.lab.report.values import (
     COMPARE_ROWS,
     GROUP_ROWS,
     NONE,
-    Summary,
     change_words,
     shown,
 )
@@ -143,9 +143,9 @@ def _metrics_note(known: Known) -> str:
         methods = sorted({f"{100 * bounds.level:g} %, {bounds.method}" for bounds in intervals})
         note += (
             f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
-            '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, so '
-            "the difference may be chance. Without brackets there is no interval, and it may be "
-            "chance as well."
+            '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, or '
+            "fewer than ten requests lie beyond a quantile, so the difference may be chance. "
+            "Without brackets there is no interval, and it may be chance as well."
         )
     if _seeds(known) > 1:
         note += (
@@ -179,12 +179,13 @@ def _cells(key: str, metric: str, groups: Mapping[str, Summary], known: Known) -
         value = groups[run].get(key)
         if found and not isinstance(value, str):
             value = found.value
-        cells.append(_cell(key, value, base, found.interval if found else None))
+        told = (found.interval, found.few) if found else (None, False)
+        cells.append(_cell(key, value, base, *told))
     return cells
 
 
-def _cell(key: str, value: Any, base: Any, interval: Interval | None) -> Content:
-    found = change(key, value, base, interval) if key not in _PLAIN else None
+def _cell(key: str, value: Any, base: Any, interval: Interval | None, few: bool) -> Content:
+    found = change(key, value, base, interval, few) if key not in _PLAIN else None
     if found is None:
         return shown(key, value)
     words = change_words(found)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from superinfer.lab.hybrids import pair_words
-from superinfer.lab.pictures.data import Summary, run_title
+from superinfer.lab.metric_names import Summary
+from superinfer.lab.pictures.data import run_title
 from superinfer.lab.report.html import Html, tag
 from superinfer.lab.report.values import number, shown
 from superinfer.lab.results import Run

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from superinfer.lab.pictures.data import PlotData
+from superinfer.lab.report.values import TARGETS
 from superinfer.records.run import Floats
 
-KINDS = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
+KINDS = tuple(TARGETS)
 
 
 @dataclass(slots=True)

@@ -18,24 +18,16 @@ _KIND_NAMES = {
     "min_tokens_per_s": "tokens/s",
 }
 
-_FATE_HEAD = (
-    "arrival (s)",
-    "queue (s)",
-    "prompt tokens",
-    "output tokens",
-    "preemptions",
-    "rotations",
-    "recomputed tokens",
-)
-_FATE = (
-    "arrival_s",
-    "queue_s",
-    "input_tokens",
-    "output_tokens",
-    "preemptions",
-    "rotations",
-    "recomputed_tokens",
-)
+_FATE = {
+    "arrival_s": "arrival (s)",
+    "queue_s": "queue (s)",
+    "input_tokens": "prompt tokens",
+    "output_tokens": "output tokens",
+    "preemptions": "preemptions",
+    "rotations": "rotations",
+    "recomputed_tokens": "recomputed tokens",
+}
+"""Columns of what happened to a request, with their titles."""
 
 
 def hurt_parts(data: PlotData) -> list[Content]:
@@ -58,7 +50,7 @@ def hurt_parts(data: PlotData) -> list[Content]:
 
 
 def _misses_table(data: PlotData, misses: Sequence[Miss]) -> Html:
-    head = ("request", "class", "tenant", "target missed", "missed by", *_FATE_HEAD)
+    head = ("request", "class", "tenant", "target missed", "missed by", *_FATE.values())
     rows = []
     for miss in misses:
         missed = (missed_words(miss), times_words(miss.factor))
@@ -88,7 +80,7 @@ def _misses_note(hurt: Hurt) -> str:
 
 
 def _stalls_table(data: PlotData, rows: Sequence[int]) -> Html:
-    head = ("request", "class", "tenant", "longest stall (ms)", *_FATE_HEAD)
+    head = ("request", "class", "tenant", "longest stall (ms)", *_FATE.values())
     stall = data.requests["max_itl_ms"]
     body = [(*_who(data, row), number(float(stall[row])), *_fate(data, row)) for row in rows]
     return table("Longest stalls: waits between two tokens", head, body, words=3)
@@ -105,17 +97,9 @@ def _fate(data: PlotData, row: int) -> list[str]:
 
 def _groups_table(hurt: Hurt) -> Html:
     head = (
-        "class",
-        "tenant",
-        "requests",
-        "with an SLO",
-        "missed",
-        "missed (%)",
-        "median of missed by",
-        "mean queue, missed (s)",
-        "mean queue, met (s)",
-        "preempted",
-        "worst stall (ms)",
+        *("class", "tenant", "requests", "with an SLO", "missed", "missed (%)"),
+        *("median of missed by", "mean queue, missed (s)", "mean queue, met (s)"),
+        *("preempted", "worst stall (ms)"),
     )
     rows = [
         (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from superinfer.lab.metric_names import LATENCIES
-from superinfer.lab.pictures.data import PlotData, Summary
+from superinfer.lab.metric_names import LATENCIES, Summary
+from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
 from superinfer.lab.report.headline import headline, page_title
@@ -32,6 +32,7 @@ from superinfer.lab.report.values import (
 )
 from superinfer.lab.results import CONFIG, Run
 from superinfer.lab.trust import left_rows
+from superinfer.settings import is_number
 
 _KEY_FIGURES = {
     "slo_attainment": "SLO attainment",
@@ -101,9 +102,9 @@ def _metrics(summary: Summary) -> list[Content]:
     return [tag("dl", *cards, class_="cards"), ended, *notes, columns]
 
 
-def _whole(count: float) -> float:
+def _whole(count: float | None) -> float | None:
     """A count as a whole number, where it is one."""
-    return int(count) if count == count // 1 else count
+    return int(count) if count is not None and count % 1 == 0 else count
 
 
 def _ended_words(summary: Summary) -> str:
@@ -121,25 +122,19 @@ def _attainment(data: PlotData) -> list[Content]:
     summary = data.summary
     if summary.get("slo_attainment") is None:
         return [tag("p", "No request has a service-level objective.")]
-    head = (
-        "class",
-        "targets",
-        "requests",
-        "all targets",
-        "TTFT",
-        "TPOT",
-        "paced",
-        "goodput (req/s)",
-    )
-    kinds = ("slo_attainment", "ttft_attainment", "tpot_attainment", "paced_attainment")
-    rows = []
+    columns = {
+        "slo_attainment": "all targets",
+        "ttft_attainment": "TTFT",
+        "tpot_attainment": "TPOT",
+        "paced_attainment": "paced",
+        "request_goodput": "goodput (req/s)",
+    }
+    head, rows = ("class", "targets", "requests", *columns.values()), []
     for name, group in _groups(summary, "classes"):
-        shared = group.get("slo")
-        same = any((shared or {}).values())
-        slo = targets(shared or {}) if same or name != "all" else NONE
-        shares = [shown(kind, group.get(kind)) for kind in kinds]
-        goodput = shown("request_goodput", group.get("request_goodput"))
-        rows.append((name, slo, number(group.get("submitted")), *shares, goodput))
+        shared = group.get("slo") or {}
+        slo = targets(shared) if any(shared.values()) or name != "all" else NONE
+        cells = [shown(key, group.get(key)) for key in columns]
+        rows.append((name, slo, number(group.get("submitted")), *cells))
     note = (
         "Of the requests submitted that have such a target; rejected and failed ones count as "
         "missed. Paced: every token came by its own deadline. Targets are those that a whole class "
@@ -176,12 +171,8 @@ def _latency(data: PlotData) -> list[Content]:
 def _longest(summary: Summary) -> Html:
     """How long a client went without a token, at worst."""
     keys = ("worst_stall_ms", "worst_wait_ms")
-    rows = [
-        (name, *(shown(key, group.get(key)) for key in keys))
-        for name, group in _groups(summary, "classes")
-    ]
     head = ("class", "between two tokens", "for any token, the first one included")
-    return table("Longest times without a token (ms)", head, rows)
+    return table("Longest times without a token (ms)", head, _rows(summary, "classes", keys))
 
 
 def _precision(summary: Summary) -> list[Content]:
@@ -189,15 +180,12 @@ def _precision(summary: Summary) -> list[Content]:
     columns = shown_precision([summary])
     if not columns:
         return []
-    rows = [
-        (name, *(shown(key, group.get(key)) for key in columns))
-        for name, group in _groups(summary, "classes")
-    ]
     note = (
         "Mean bits per value of the caches that decodes have read. Expected: against 16 bits, from "
         "the quality table of the profile; unmeasured where that has no figure."
     )
-    found = table("Precision of the KV cache", ("class", *columns.values()), rows)
+    rows, head = _rows(summary, "classes", columns), ("class", *columns.values())
+    found = table("Precision of the KV cache", head, rows)
     return [found, tag("p", note, class_="note")]
 
 
@@ -215,10 +203,6 @@ def _traffic(data: PlotData) -> list[Content]:
     summary = data.summary
     head = ("class", "preemptions", "of them rotations", "host to device", "device to host")
     keys = ("preemptions", "rotations", "h2d_bytes", "d2h_bytes")
-    rows = [
-        (name, *(shown(key, group.get(key)) for key in keys))
-        for name, group in _groups(summary, "classes")
-    ]
     seconds = summary.get("duration") or 0
     moved = {
         name: summary.get(key) or 0 for name, key in (("to", "h2d_bytes"), ("from", "d2h_bytes"))
@@ -235,7 +219,7 @@ def _traffic(data: PlotData) -> list[Content]:
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."
     )
     return [
-        table("Preemptions and bytes over the links", head, rows),
+        table("Preemptions and bytes over the links", head, _rows(summary, "classes", keys)),
         tag("p", note, class_="note"),
         *charts.traffic(data),
     ]
@@ -279,17 +263,22 @@ def _tenants(summary: Summary) -> list[Content]:
         "preemptions": "preemptions",
         "rejected": "rejected",
     }
-    rows = [
-        (name, *(shown(key, group.get(key)) for key in columns))
-        for name, group in _groups(summary, "tenants")
-    ]
     jain, gap = (shown(key, summary.get(key)) for key in ("jain_index", "vtc_gap"))
     note = (
         f"Jain index of their shares: {jain}. Largest gap in service while two of them had "
         f"requests waiting (VTC): {gap} weighted tokens."
     )
-    found = table("Metrics by tenant", ("tenant", *columns.values()), rows)
+    rows, head = _rows(summary, "tenants", columns), ("tenant", *columns.values())
+    found = table("Metrics by tenant", head, rows)
     return [found, tag("p", note, class_="note")]
+
+
+def _rows(summary: Summary, kind: str, keys: Iterable[str]) -> list[list[str]]:
+    """The whole run and its groups, each with these metrics."""
+    return [
+        [name, *(shown(key, group.get(key)) for key in keys)]
+        for name, group in _groups(summary, kind)
+    ]
 
 
 def _groups(summary: Summary, kind: str) -> list[tuple[str, Summary]]:
@@ -312,23 +301,17 @@ def _trust(summary: Summary) -> list[Content]:
     for key, value in trust.items():
         if key in ("left_range", "assumed"):
             continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        written = shown(key, value) if is_number else NONE if value is None else str(value)
+        written = NONE if value is None else shown(key, value) if is_number(value) else str(value)
         rows.append((_TRUST_WORDS.get(key, key.replace("_", " ")), written))
     head = ("what", "where from")
-    origin = [table("Origin of the step times", head, rows, words=2)] if rows else []
-    ranges = ("what", "measured up to", "run went to", "share of the step time")
-    left = left_rows(trust)
-    assumed = list((trust.get("assumed") or {}).items())
-    return [
-        *origin,
-        *([table("Outside the measured range", ranges, left)] if left else []),
-        *(
-            [table("Shapes that were not measured", ("kernel", "stands in"), assumed, words=2)]
-            if assumed
-            else []
-        ),
-    ]
+    found = [table("Origin of the step times", head, rows, words=2)] if rows else []
+    if left := left_rows(trust):
+        ranges = ("what", "measured up to", "run went to", "share of the step time")
+        found.append(table("Outside the measured range", ranges, left))
+    if assumed := list((trust.get("assumed") or {}).items()):
+        head = ("kernel", "stands in")
+        found.append(table("Shapes that were not measured", head, assumed, words=2))
+    return [*found]
 
 
 def _config(run: Run) -> list[Content]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from superinfer.lab.changes import Amount, Change
-from superinfer.lab.metric_names import is_share
+from superinfer.lab.metric_names import Summary, fraction_digits, is_share
 from superinfer.lab.precision import PRECISION, precision_text
-
-Summary = Mapping[str, Any]
-
 
 NONE = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -153,11 +149,9 @@ def number(value: float | None) -> str:
     """A number with about four digits; a dash for none, and for what no float can hold."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
-    size = abs(value)
-    if value == int(value) and (isinstance(value, int) or size >= 100 or not size):
+    if value == int(value) and (isinstance(value, int) or abs(value) >= 100 or not value):
         return f"{value:,.0f}"
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{fraction_digits(value)}f}"
 
 
 def unbroken(words: str) -> str:

@@ -18,7 +18,7 @@ from itertools import product
 from superinfer.errors import ConfigError
 from superinfer.lab.config import SECTIONS
 from superinfer.lab.config.run import RunConfig
-from superinfer.settings import did_you_mean, parse_settings
+from superinfer.settings import did_you_mean, is_number, parse_settings
 
 SHORT = {
     "rate": "run.rate_scale",
@@ -65,7 +65,7 @@ class Axis:
     @property
     def numeric(self) -> bool:
         """Whether all values are numbers, which have places on a line."""
-        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
+        return all(is_number(value) for value in self.values)
 
 
 def parse_axes(texts: Sequence[str]) -> list[Axis]:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
@@ -144,7 +142,7 @@ def mean_at(
     if len(study.arms) != 1:
         raise ConfigError(f"expected a study of one arm, got {', '.join(study.arms) or 'none'}")
     ((name, config),) = study.arms.items()
-    change = vary or with_rate_scale
+    change = vary or (lambda config, scale: config.with_run(rate_scale=scale))
 
     def run_at(load: float) -> float:
         result = run_study(replace(study, arms={name: change(config, load)}))
@@ -156,11 +154,6 @@ def mean_at(
         return math.nan if value is None else value
 
     return run_at
-
-
-def with_rate_scale(config: Config, scale: float) -> Config:
-    """The configuration with another `run.rate_scale`."""
-    return replace(config, run=msgspec.structs.replace(config.run, rate_scale=scale))
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config import Config
+from superinfer.lab.versions import version_of
 from superinfer.settings import shown_value
 
 Runner = Callable[[Config, Path], object]
@@ -60,7 +60,7 @@ class Keys:
             "config": config.resolved(),
             "runner": self._runner,
             "content": self.content(config),
-            "versions": {name: _version(name) for name in ("superinfer", *_LIBRARIES)},
+            "versions": {name: version_of(name) for name in ("superinfer", *_LIBRARIES)},
             "python": [platform.python_implementation(), *sys.version_info[:3]],
         }
         return hash_of(json.dumps(parts, sort_keys=True, default=str).encode())[:32]
@@ -261,10 +261,3 @@ def _origins(name: str) -> list[Path]:
 def _in_site(path: Path) -> bool:
     """True below a folder of installed libraries, also of an environment that this one extends."""
     return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from superinfer.errors import ConfigError
-from superinfer.lab.metric_names import COMPARE_ROWS
+from superinfer.lab.metric_names import COMPARE_ROWS, Summary
 from superinfer.lab.numbers import mean_number, number, split_metric
 from superinfer.lab.results import Run
-from superinfer.lab.studies.intervals import Interval, block_interval, mean_interval
-from superinfer.lab.studies.paired import Estimate, RequestRows
+from superinfer.lab.studies.intervals import Interval, mean_interval
+from superinfer.lab.studies.paired import RequestRows, interval_of, too_few
 
-Summary = Mapping[str, Any]
 Arms = Mapping[str, Sequence[Run]]
 
 METRICS = (*COMPARE_ROWS, "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "p999_ttft_ms")
@@ -42,6 +41,8 @@ class Difference:
     """For the difference; None where nothing honest can be said."""
     by_seed: tuple[float | None, ...]
     """The difference of each pair of runs."""
+    few: bool = False
+    """True for a quantile that a handful of requests make: it has no interval, and says little."""
 
     @property
     def difference(self) -> float | None:
@@ -137,21 +138,16 @@ class _Pair:
         if one is not None and other is not None and one.same_requests(other):
             self._both = one, other
 
-    def interval(self, metric: str) -> Interval | None:
-        """Block bootstrap interval for the difference of a metric that requests determine."""
+    def interval(self, metric: str) -> tuple[Interval | None, bool]:
+        """Block bootstrap interval for the difference of a metric that requests determine; and
+        whether there is none because these are too few.
+        """
         if self._both is None:
-            return None
+            return None, False
         one, other = (rows.estimate(metric) for rows in self._both)
         if one is None or other is None:
-            return None
-        return block_interval(lambda n: one.statistic(n) - other.statistic(n), _series(one, other))
-
-
-def _series(one: Estimate, other: Estimate) -> list[Any]:
-    """What two estimates average; only means have influences whose difference is known."""
-    if one.linear:
-        return [one.influence - other.influence]
-    return [one.influence, other.influence]
+            return None, False
+        return interval_of(one, other), too_few(one, other)
 
 
 def _difference(
@@ -165,11 +161,11 @@ def _difference(
         for run, base in zip(arm[1], reference[1], strict=True)
     ]
     by_seed = tuple(a - b if a is not None and b is not None else None for a, b in pairs)
-    interval = _over_seeds(by_seed) if rows is None else rows.interval(metric)
+    interval, few = (_over_seeds(by_seed), False) if rows is None else rows.interval(metric)
     value, base_value = (
         mean_number([r.summary for r in runs], metric) for _, runs in (arm, reference)
     )
-    return Difference(metric, arm[0], reference[0], value, base_value, interval, by_seed)
+    return Difference(metric, arm[0], reference[0], value, base_value, interval, by_seed, few)
 
 
 def _over_seeds(by_seed: Sequence[float | None]) -> Interval | None:

@@ -13,6 +13,7 @@ import numpy as np
 from superinfer.lab.columns import read_columns
 from superinfer.lab.numbers import column_of, number, split_metric
 from superinfer.lab.results import NEEDED, REQUESTS, Run
+from superinfer.lab.studies.intervals import Interval, block_interval
 from superinfer.metrics.statistics import QUANTILES, weighted_quantiles
 from superinfer.metrics.tokens import Bools
 from superinfer.records.run import Floats, Ints
@@ -20,6 +21,8 @@ from superinfer.records.run import Floats, Ints
 _LATENCY = re.compile(r"(mean|median|p90|p95|p99|p999)_((?:ttft|tpot|e2el)_ms)")
 _STATES = {"completed": "finished", "rejected": "rejected", "failed": "failed"}
 _TOTALS = ("preemptions", "rotations")
+FEWEST_BEYOND = 10
+"""With fewer values beyond a quantile than this, resampling does not tell how it varies."""
 _TIE_MS = 1e-6
 """A nanosecond, as in `superinfer.metrics`."""
 
@@ -33,6 +36,8 @@ class Estimate:
     """How far each row moves the statistic, up to a common factor."""
     linear: bool
     """Whether that factor is one: the statistic is a mean."""
+    beyond: float = math.inf
+    """Values beyond the quantile that it is; infinity for what is none."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -107,6 +112,28 @@ class RequestRows:
         return met
 
 
+def too_few(*estimates: Estimate) -> bool:
+    """Whether one of them is a quantile that a handful of requests make.
+
+    The interval of a single quantile of lognormal values holds it in 83 % with 3 values beyond, in
+    88 % with 5, 92 % with 10 and 93.5 % with 18 (sigma 1, 200 samples each).
+    """
+    return min(each.beyond for each in estimates) < FEWEST_BEYOND - 1e-9
+
+
+def interval_of(one: Estimate, less: Estimate | None = None) -> Interval | None:
+    """Block bootstrap interval of a statistic, or of its difference from another of the same rows;
+    None as in `block_interval`, and where there are `too_few`.
+    """
+    if less is None:
+        return None if too_few(one) else block_interval(one.statistic, [one.influence])
+    if too_few(one, less):
+        return None
+    # Only means have influences whose difference is known.
+    series = [one.influence - less.influence] if one.linear else [one.influence, less.influence]
+    return block_interval(lambda n: one.statistic(n) - less.statistic(n), series)
+
+
 def _mean(values: Floats) -> Estimate | None:
     """Mean of the values that are known."""
     known = ~np.isnan(values)
@@ -148,4 +175,4 @@ def _quantile(values: Floats, name: str) -> Estimate | None:
 
     point = statistic(np.ones(values.size, np.int64))
     below = np.where(np.isnan(values), 0.0, (values <= point) - level[0])
-    return Estimate(statistic, below, False)
+    return Estimate(statistic, below, False, order.size * (1 - QUANTILES[name]))

@@ -11,7 +11,6 @@ those that the parameter allows. Switches stay as they are unless they are asked
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from superinfer.lab.config import SECTIONS, Config
 from superinfer.lab.config.policies import parameters_of
 from superinfer.lab.config.toml_files import read_toml
 from superinfer.lab.studies.axes import Value
-from superinfer.settings import shown_value, unknown
+from superinfer.settings import is_number, shown_value, unknown
 
 NOT_TUNED = frozenset(
     ("block_tokens", "full_duplex", "layout", "length_scale", "lengths", "tile_tokens")
@@ -50,8 +49,7 @@ class Range:
 
     def holds(self, value: object) -> bool:
         """Whether a value lies within."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= typing.cast(float, value) <= self.high
+        return is_number(value) and self.low <= value <= self.high
 
     def tidy(self, value: Value) -> Value:
         """A drawn number with four digits, which files show better, within the bounds."""
@@ -166,7 +164,7 @@ def _derived(config: Config, name: str, hint: Any, build: Build, *, asked: bool)
     words = _words(hint)
     if words:
         return Choices(words) if len(words) > 1 else None
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not is_number(value) or value <= 0:
         return None
     low, high = (
         _end(value, factors, lambda end: _is_accepted(config, name, end, build))
@@ -224,13 +222,15 @@ def _span(path: Path, key: str, value: Any) -> Span:
         raise ConfigError(f"{path}: {key}: expected different values, got {shown_value(value)}")
     if isinstance(value, dict) and value.keys() <= _RANGE_KEYS and {"low", "high"} <= value.keys():
         low, high, log = value["low"], value["high"], value.get("log", False)
-        if _numbers(low, high) and low < high and type(log) is bool and (low > 0 or not log):
+        if (
+            is_number(low)
+            and is_number(high)
+            and low < high
+            and type(log) is bool
+            and (low > 0 or not log)
+        ):
             return Range(low, high, log, whole=type(low) is int and type(high) is int)
     raise ConfigError(
         f"{path}: {key}: expected a list, or low < high and perhaps log = true (then low > 0), as "
         f"in {{ low = 64, high = 512 }}, got {shown_value(value)}"
     )
-
-
-def _numbers(*values: Any) -> bool:
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)

@@ -18,10 +18,8 @@ import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
 
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
@@ -72,7 +70,7 @@ class Study:
         return [
             PlannedRun(name, seeded.run.seed, seeded, keys.key(seeded), keys.content(seeded))
             for name, config in self.arms.items()
-            for seeded in ([with_seed(config, seed) for seed in self.seeds] or [config])
+            for seeded in ([config.with_run(seed=seed) for seed in self.seeds] or [config])
         ]
 
 
@@ -132,11 +130,6 @@ def run_study(study: Study, report: Report = silent) -> StudyResult:
     faults = _run_all(study, list(missing.values()), report, len({run.key for run in plan}))
     _sweep(study.root)
     return _result(study, plan, faults, sum(run.key not in missing for run in plan))
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    """The configuration with another `run.seed`."""
-    return replace(config, run=msgspec.structs.replace(config.run, seed=seed))
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""The points of a sweep, and its peak goodput: that at the largest rate that keeps the targets."""
+"""The points of a sweep, and its peak goodput: where the largest rate keeps the targets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from superinfer.lab.numbers import mean_number, number
 from superinfer.lab.results import Run
@@ -44,18 +45,21 @@ Line = list[tuple[float, Point]]
 
 @dataclass(slots=True, frozen=True)
 class Peak:
-    """The largest rate tried that keeps the targets, of an arm at a place of the other axes."""
+    """The largest rate up to which every rate tried keeps the targets, of an arm at a place of the
+    other axes; as `bisect.largest_load`, so what keeps them above one that fails is no peak.
+    """
 
     arm: str
     others: Place
     """Values of the axes but the rate."""
     point: Point | None
-    """There; None where no rate tried keeps them."""
+    """There; None where the smallest rate tried does not keep them."""
     rate: float | None
     bracketed: bool
     """Whether a larger rate was tried and fails, so that there is a peak and not only a bound."""
-    failing_below: tuple[float, ...]
-    """Smaller rates that fail: attainment does not simply fall with the rate."""
+    kept_above: tuple[float, ...]
+    """Rates that keep them though a smaller one fails: attainment does not simply fall with the
+    rate."""
 
 
 def rate_axis(axes: Sequence[Axis]) -> int | None:
@@ -80,9 +84,9 @@ def to_refine(
     axes: Sequence[Axis], points: Points, wanted: float, tolerance: float
 ) -> list[tuple[str, Place]]:
     """The next rate to try for each arm at each place of the other axes: half way between the
-    largest that keeps the targets and the next one, until these are within the tolerance, relative.
-    Where all rates keep them the largest is doubled, where none does the smallest is halved, as far
-    as `BEYOND` times the ends of the axis.
+    largest up to which all keep the targets and the next one, until these are within the tolerance,
+    relative. Where all rates keep them the largest is doubled, where the smallest does not it is
+    halved, as far as `BEYOND` times the ends of the axis.
     """
     at = rate_axis(axes)
     assert at is not None
@@ -101,10 +105,11 @@ def _next_rate(
 ) -> float | None:
     if all(point.value(ATTAINMENT) is None for _, point in line):
         return None
-    good = max((rate for rate, point in line if _keeps(point, wanted)), default=None)
-    if good is None:
+    kept = _kept(line, wanted)
+    if not kept:
         smaller = line[0][0] / 2
         return smaller if smaller >= bounds[0] > 0 else None
+    good = kept[-1]
     above = min((rate for rate, _ in line if rate > good), default=None)
     if above is None:
         return 2 * good if 2 * good <= bounds[1] else None
@@ -135,11 +140,15 @@ def _keeps(point: Point, wanted: float) -> bool:
     return value is not None and value >= wanted - _EXACT
 
 
+def _kept(line: Line, wanted: float) -> list[float]:
+    """The rates below the first that fails, ascending."""
+    return [rate for rate, _ in takewhile(lambda each: _keeps(each[1], wanted), line)]
+
+
 def _peak(arm: str, others: Place, line: Line, wanted: float) -> Peak:
-    kept = [rate for rate, point in line if _keeps(point, wanted)]
-    failing = [rate for rate, point in line if not _keeps(point, wanted)]
+    kept = _kept(line, wanted)
+    rest = line[len(kept) :]
+    above = tuple(rate for rate, point in rest if _keeps(point, wanted))
     if not kept:
-        return Peak(arm, others, None, None, True, ())
-    rate = max(kept)
-    below = tuple(each for each in failing if each < rate)
-    return Peak(arm, others, dict(line)[rate], rate, any(r > rate for r in failing), below)
+        return Peak(arm, others, None, None, True, above)
+    return Peak(arm, others, dict(line)[kept[-1]], kept[-1], bool(rest), above)

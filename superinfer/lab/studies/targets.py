@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from superinfer.lab.overload import left_over_s
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.columns import RequestView, Targets
 from superinfer.metrics.tokens import Bools
@@ -119,8 +120,12 @@ class ClassOutcome:
 
     def grows(self) -> bool:
         """True if the waits for a first token grow through the run, as under too high a load: the
-        medians of thirds of the arrivals rise, to the double and more.
+        medians of thirds of the arrivals rise, to the double and more, or a queue was left over,
+        of which a scheduler may have served the latest first.
         """
+        view, rows = self._view, self.rows
+        if left_over_s(view.arrival_s[rows], view.ttft_s[rows]):
+            return True
         waits = self.values("ttft_ms")
         if waits.size < 3 * _FEWEST_TO_COMPARE:
             return False

@@ -162,14 +162,7 @@ def opened(path: Path, task: Task) -> Iterator[Tuning]:
         try:
             storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
             try:
-                study = optuna.create_study(
-                    storage=storage,
-                    study_name=STUDY,
-                    directions=task.directions(),
-                    load_if_exists=True,
-                )
-                _check_identity(path, study, task)
-                yield Tuning(task, study)
+                yield Tuning(task, _stored_study(path, storage, task))
             finally:
                 storage.engine.dispose()
         except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
@@ -188,6 +181,10 @@ def _database_fault(path: Path, error: Exception) -> SuperInferError:
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits say more of it
     if code in _NO_WRITING:
         return SuperInferError(f"cannot write {path}: {cause}")
+    return _no_database(path, reason)
+
+
+def _no_database(path: Path, reason: str) -> ConfigError:
     return ConfigError(f"{path}: expected an SQLite database of trials: {reason}")
 
 
@@ -211,6 +208,33 @@ def _lock(path: Path, handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigError(f"--storage {path}: another tune is using it") from None
+
+
+def _stored_study(path: Path, storage: Any, task: Task) -> Any:
+    """The study in the database, which is made where it is absent; ConfigError for one of another
+    task, or with a part missing.
+    """
+    import optuna
+
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=STUDY, directions=task.directions(), load_if_exists=True
+        )
+        _check_identity(path, study, task)
+        _check_whole(study, task)
+    except (KeyError, ValueError) as error:  # what Optuna raises of a row that is missing
+        raise _no_database(path, error.args[0] if error.args else "") from None
+    return study
+
+
+def _check_whole(study: Any, task: Task) -> None:
+    """ValueError where a table was emptied that Optuna itself does not miss."""
+    if len(study.directions) != len(task.objectives):
+        raise ValueError("its objectives are missing")
+    for trial in study.get_trials():
+        values = len(task.objectives) if trial.state.name == "COMPLETE" else 0
+        if trial.params.keys() != task.space.keys() or len(trial.values or ()) != values:
+            raise ValueError(f"settings or values of trial {trial.number} are missing")
 
 
 def _check_identity(path: Path, study: Any, task: Task) -> None:

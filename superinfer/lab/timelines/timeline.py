@@ -14,7 +14,7 @@ from typing import Any
 
 from superinfer.events import Event
 from superinfer.lab.timelines.replay import Copy, CopySeconds, Replay, Step, replay
-from superinfer.lab.timelines.stories import Story
+from superinfer.lab.timelines.stories import ENDS, Story
 from superinfer.outputs import replacing
 from superinfer.records.run import RunRecord
 
@@ -24,7 +24,6 @@ VERSION = 1
 MAX_REQUESTS = 2000
 """Requests shown unless a sink is told otherwise."""
 
-_ENDS = frozenset(("finish", "fail", "reject", "cancel", "unfinished"))
 REQUESTS, _DEVICE, _LINKS = 1, 2, 3
 PROCESSES = 3
 """Of each replica."""
@@ -67,7 +66,7 @@ class TimelineSink:
         if self._over:
             return
         self.events.append(event)
-        if kind in _ENDS:
+        if kind in ENDS:
             self._open.discard(event[2])
             self._over = not self._open and len(self.shown) >= self.max_requests
 

@@ -27,6 +27,7 @@ from executor.calibration.steps import (
     random_workload,
     run_batches,
     spread_out,
+    workload_within,
 )
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.timing import Deadline
@@ -38,6 +39,7 @@ from executor.session import ModelOptions, Session, open_session
 from executor.step_log import Step
 from executor.steps.items import ItemBudget
 from executor.steps.runner import Batch
+from superinfer.costs.base import Chunk
 
 
 def test_host_time_is_what_the_kernels_leave() -> None:
@@ -72,6 +74,19 @@ def test_random_batches_and_requests_fit() -> None:
     workload = random_workload(limits, 20)
     assert [request.index for request in workload.requests] == list(range(20))
     assert len(workload.output_tokens) == 20
+
+
+def test_as_many_requests_as_there_is_time_for() -> None:
+    """Prompts have a part of the driver's time, at the rate of the chunks before."""
+    limits = Limits(16, 4096, 4096, 1 << 16)
+    whole = random_workload(limits, 48)
+    tokens = sum(request.prompt_tokens for request in whole.requests)
+    batches = [Step((), 4, 400, 0.03), Step((Chunk(900, 0),), 100, 9000, 0.3)]  # 0.3 ms a token
+    prompts_s = 0.3e-3 * tokens
+    assert workload_within(limits, batches, prompts_s / 0.4 + 0.1) == whole
+    assert len(workload_within(limits, batches, prompts_s / 0.8).requests) == 24
+    assert len(workload_within(limits, batches, 0.01).requests) == 8
+    assert workload_within(limits, batches[:1], 0.01) == whole  # nothing is known of chunks
 
 
 def test_several_chunks_may_have_more_tokens_than_a_context() -> None:

@@ -85,6 +85,24 @@ def complaint(
             PlanError,
             "next_wakeup: expected None or a time after now (",
         ),
+        (
+            "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return float('nan')",
+            PlanError,
+            " s), got nan",
+        ),
+        (
+            "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now + 1",
+            StuckError,
+            "the scheduler was woken 100,000 times and planned nothing",
+        ),
+        (
+            "counters = {'waits': 'many'}",
+            PolicyError,
+            "'own:Own' (own.py): Own.counters['waits']: expected a number, got 'many'",
+        ),
+        ("counters = {'fair': True}", PolicyError, "expected a number, got True"),
+        ("counters = {'mean': None}", PolicyError, "expected a number, got None"),
+        ("counters = {'share': float('nan')}", PolicyError, "expected a number, got nan"),
     ],
 )
 def test_a_scheduler_is_named(
@@ -132,6 +150,8 @@ def test_a_scheduler_is_named(
         ),
         ("def unused(self, node): {}['x']", PolicyError, "(own.py:{}): KeyError: 'x'"),
         ("def unused(self, node): pass", PolicyError, "AssertionError: nothing left to reclaim"),
+        ("counters = {7: [1]}", PolicyError, "(own.py): Own.counters[7]: expected a number, got"),
+        ("notes = [3]", PolicyError, "(own.py): Own.notes: expected texts, got 3"),
     ],
 )
 def test_a_memory_policy_is_named(

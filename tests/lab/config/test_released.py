@@ -63,8 +63,14 @@ def test_a_dial_asks_for_its_own_memory_policy() -> None:
 def test_no_release_is_said() -> None:
     (note,) = without_release(RunConfig(scheduler="fcfs", as_released=True))
     assert note.endswith("releases are known of vllm, vllm_v1, tensorrt_llm, sglang alone")
-    assert not without_release(RunConfig(scheduler="vllm", as_released=True))
+    assert not without_release(RunConfig(scheduler="vllm_v1", as_released=True))
     assert not without_release(RunConfig(scheduler="fcfs"))
+
+
+def test_a_release_of_long_ago_is_said() -> None:
+    (note,) = without_release(RunConfig(scheduler="vllm", as_released=True))
+    assert note == "run.as_released: vllm is v0.6.0 of 2024; vllm_v1 is 0.33.0"
+    assert not without_release(RunConfig(scheduler="vllm"))
 
 
 def test_every_name_is_one() -> None:

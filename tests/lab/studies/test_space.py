@@ -101,6 +101,7 @@ def test_a_file_says_what_is_tuned(tmp_path: Path) -> None:
         ("[scheduler]\nx = 3\n", "s.toml: scheduler.x: expected a list, or low < high"),
         ("[scheduler]\nx = { low = 2, high = 1 }\n", "expected a list, or low < high"),
         ("[scheduler]\nx = { low = 0, high = 1, log = true }\n", "(then low > 0)"),
+        (f"[scheduler]\nx = {{ low = 1, high = {10**400} }}\n", "expected a list, or low < high"),
         ("[scheduler]\nx = { low = 1 }\n", "expected a list, or low < high"),
         ("[scheduler]\nx = { low = 1, high = 2, step = 1 }\n", "expected a list, or low < high"),
         ("[scheduler]\nx = []\n", "expected different values"),

@@ -22,8 +22,8 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.lab.progress import lines, showing_progress, state_text
 from superinfer.lab.results import load_run
 from superinfer.lab.studies.engines.base import Died
-from superinfer.lab.studies.engines.processes import in_processes
-from superinfer.lab.studies.study import Study, run_study, with_seed
+from superinfer.lab.studies.engines.processes import Processes
+from superinfer.lab.studies.study import Study, run_study
 
 
 def logged(folder: Path, what: str) -> Counter[str]:
@@ -89,7 +89,7 @@ def test_a_larger_study_runs_what_is_new(tmp_path: Path) -> None:
 
 def test_without_seeds_an_arm_keeps_its_own(tmp_path: Path) -> None:
     made = study(tmp_path, Recorder(tmp_path / "log"), range(0))
-    arms = {name: with_seed(config, 7) for name, config in made.arms.items()}
+    arms = {name: config.with_run(seed=7) for name, config in made.arms.items()}
     result = run_study(Study(arms, made.root, made.runner, workers=1))
     assert [run.config["run"]["seed"] for run in result.runs("plain")] == [7]
 
@@ -333,20 +333,20 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 
 
 def test_answers_come_with_their_numbers() -> None:
-    assert sorted(in_processes(abs, [-3, 4, -5], 2)) == [(0, 3), (1, 4), (2, 5)]
+    assert sorted(Processes(2).run(abs, [-3, 4, -5])) == [(0, 3), (1, 4), (2, 5)]
 
 
 def test_no_task_needs_no_process() -> None:
-    assert list(in_processes(abs, [], 2)) == []
+    assert list(Processes(2).run(abs, [])) == []
 
 
 def test_errors_of_a_task_are_raised_here() -> None:
     with pytest.raises(TypeError, match="bad operand"):
-        list(in_processes(abs, ["x"], 1))
+        list(Processes(1).run(abs, ["x"]))
 
 
 def test_a_process_that_always_dies() -> None:
-    assert list(in_processes(os._exit, [3], 1)) == [(0, Died())]
+    assert list(Processes(1).run(os._exit, [3])) == [(0, Died())]
 
 
 def test_a_script_without_a_guard_ends_with_one_error(tmp_path: Path) -> None:

@@ -30,13 +30,16 @@ def over_rate(
 
 def test_the_peak_is_at_the_largest_rate_that_keeps_the_share() -> None:
     (peak,) = peaks([RATES], over_rate([1.0, 0.97, 0.95, 0.6]), 0.95)
-    assert (peak.rate, peak.bracketed, peak.failing_below) == (3, True, ())
+    assert (peak.rate, peak.bracketed, peak.kept_above) == (3, True, ())
     assert peak.point is not None and peak.point.value("request_goodput") == 3.0
 
 
-def test_a_rate_that_fails_below_the_peak_is_told() -> None:
+def test_a_rate_above_one_that_fails_is_no_peak_and_is_told() -> None:
     (peak,) = peaks([RATES], over_rate([1.0, 0.9, 0.96, 0.6]), 0.95)
-    assert (peak.rate, peak.failing_below) == (3, (2,))
+    assert (peak.rate, peak.bracketed, peak.kept_above) == (1, True, (3,))
+    assert peak.point is not None and peak.point.value("request_goodput") == 1.0
+    (peak,) = peaks([RATES], over_rate([0.9, 0.96, 0.97, 0.99]), 0.95)
+    assert (peak.rate, peak.point, peak.kept_above) == (None, None, (2, 3, 4))
 
 
 def test_where_all_keep_it_the_peak_is_a_bound() -> None:
@@ -80,6 +83,8 @@ def refined(shares: Mapping[Value, float | None], tolerance: float = 0.1) -> lis
 def test_a_search_halves_the_gap() -> None:
     assert refined({1: 1.0, 2: 0.99, 3: 0.5, 4: 0.2}) == [2.5]
     assert refined({1: 1.0, 2: 0.99, 2.1: 0.5}) == [], "close enough"
+    assert refined({1: 1.0, 2: 0.9, 3: 0.96, 4: 0.5}) == [1.5], "below the first that fails"
+    assert refined({1: 0.9, 2: 0.96}) == [0.5]
 
 
 def test_a_search_leaves_the_axis_where_it_must() -> None:

@@ -189,6 +189,25 @@ def test_a_database_of_something_else_is_told(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("table", "missing"),
+    [
+        ("studies", "Record does not exist."),
+        ("study_directions", "its objectives are missing"),
+        ("trial_params", "settings or values of trial 0 are missing"),
+        ("trial_values", "settings or values of trial 0 are missing"),
+    ],
+)
+def test_a_database_that_lacks_a_table_is_told(tmp_path: Path, table: str, missing: str) -> None:
+    go_on(tmp_path / "a.db", 2)
+    with sqlite3.connect(tmp_path / "a.db") as broken:
+        broken.execute(f"drop table {table}")
+    broken.close()
+    expected = f"a.db: expected an SQLite database of trials: {missing}$"
+    with pytest.raises(ConfigError, match=expected), opened(tmp_path / "a.db", TASK):
+        pass
+
+
 def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'superinfer\[tune\]'"):

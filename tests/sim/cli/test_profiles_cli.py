@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ended, superinfer_sim
 from measurement_folder import write_folder, write_model
-from typer.testing import CliRunner
 
-from sim.cli.profiles import app
 from superinfer.costs import build_cost, list_profiles, load_profile, load_shape
 from superinfer.costs.profile_file import profile_json
 
 
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments: object) -> Ended:
+    return superinfer_sim("profiles", *arguments)
 
 
 @pytest.fixture(scope="module")

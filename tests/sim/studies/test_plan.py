@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from specs import document, write_spec
 
 from sim.commands import simulated
-from sim.studies.plan import Candidate, Plan, PlanWish
+from sim.studies.candidates import Candidate, Plan, PlanWish
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.config import load_config
+from superinfer.lab.config import Config, load_config
 from superinfer.lab.pictures.goodput import Curve, write_goodput_plot
 from superinfer.lab.prices import EXAMPLES, Price, Prices, load_prices
 from superinfer.lab.studies.bisect import Fewest
@@ -173,6 +174,37 @@ def test_a_plan_and_how_it_goes_on(cli: Call) -> None:
     assert again == stored
 
 
+def test_every_draw_has_to_keep_the_targets(cli: Call, folder: Path) -> None:
+    """What is shown is of the draw that keeps them least, and one replica less was not enough."""
+    burst = {
+        "class": "chat",
+        "rate_per_s": 20.0,
+        "prompt": {"family": "lognormal", "mean": 1500, "sigma": 1.0, "max": 6000},
+        "answer": {"family": "fixed", "value": 10},
+    }
+    write_spec(folder, document(4, chat=burst))
+    given = ("spec.toml", "--tp", "1", "--workers", "1", "--no-plots")
+    code, shown, err = cli(*given, "--seeds", "3", "--out", "several")
+    assert code == 0
+    plan = json.loads(Path("several/plan.json").read_text())
+    (found,) = plan["candidates"]
+    kept = {probe["replicas"]: probe["attainments"] for probe in found["probes"]}
+    replicas = found["replicas"]
+    assert plan["seeds"] == 3
+    assert min(kept[replicas]) == found["slo_attainment"] >= 0.95 > min(kept[replicas - 1])
+    assert len(set(kept[replicas - 1])) == 3
+    alone = [float(simulated(c, load_workload(c))[1]["slo_attainment"]) for c in drawn(replicas)]
+    assert kept[replicas] == alone
+    less = f"{100 * min(kept[replicas - 1]):.4g} % do (simulated)."
+    told = " ".join(shown.split())
+    assert "meet their targets in the worst of 3 draws; with " in told and less in told
+    assert f"{100 * found['slo_attainment']:.4g} % meet their targets in the worst of 3" in err
+
+
+def drawn(replicas: int) -> list[Config]:
+    return [load_config(None, trace="spec.toml", replicas=replicas, seed=n) for n in range(3)]
+
+
 def test_of_equally_many_gpus_the_cheapest_comes_first_and_the_unpriced_last() -> None:
     config = load_config(None, [], trace="t.jsonl")
     prices = Prices("USD", {"dear": Price(3.0), "free": Price(0.0), "cheap": Price(2.0)})
@@ -217,6 +249,7 @@ def test_candidates_on_which_the_model_does_not_fit(cli: Call) -> None:
         (("--tp", "0"), "--tp: expected"),
         (("--max-gpus", "2", "--tp", "4"), "--max-gpus 2: expected at least the smallest --tp"),
         (("--attainment", "0"), "--attainment"),
+        (("--seeds", "2"), "--seeds 2: t.jsonl is the same for every seed"),
         (("--prices", "none.toml"), "none.toml"),
         (("--router", "nearest"), "router 'nearest'"),
         (("--set", "run.without_slo=true"), "t.jsonl: expected requests with targets"),

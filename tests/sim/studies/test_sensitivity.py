@@ -17,7 +17,7 @@ from specs import document, write_spec
 from sim.run import build_engine
 from sim.studies import sensitivity
 from sim.studies.compare import simulate_into
-from sim.studies.sensitivity import Variation, variations
+from sim.studies.variations import Vary, variations
 from superinfer.costs import load_profile, write_profile
 from superinfer.costs.profile import HOST_TIMES, Kernel
 from superinfer.lab.config import Config, load_config
@@ -63,10 +63,9 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- parts ----------------------------------------------------------------------------------------
 
 
-def parts_of(**run: Any) -> tuple[Config, dict[str, Variation]]:
+def parts_of(**run: Any) -> tuple[Config, dict[str, Vary]]:
     config = load_config(None, (), None, trace="t.jsonl", **run)
-    found = variations(config, build_engine(config)[1])
-    return config, {variation.part: variation for variation in found}
+    return config, variations(build_engine(config)[1])
 
 
 def step_s(config: Config) -> float:
@@ -82,7 +81,7 @@ def test_every_kernel_the_host_the_links_lengths_and_arrivals_are_parts() -> Non
 
 def test_a_kernel_takes_longer_and_nothing_else_does(tmp_path: Path) -> None:
     config, parts = parts_of()
-    slower = parts["gemm_down"].apply(config, 1.5, tmp_path / "p.json")
+    slower = parts["gemm_down"](config, 1.5, tmp_path / "p.json")
     profile, before = load_profile(slower.run.costs), build_engine(config)[1].profile
     assert profile.kernels["gemm_down"].seconds == pytest.approx(
         [1.5 * value for value in before.kernels["gemm_down"].seconds or ()]
@@ -93,13 +92,13 @@ def test_a_kernel_takes_longer_and_nothing_else_does(tmp_path: Path) -> None:
 
 def test_the_host_takes_longer(tmp_path: Path) -> None:
     config, parts = parts_of()
-    slower = parts["host"].apply(config, 2.0, tmp_path / "p.json")
+    slower = parts["host"](config, 2.0, tmp_path / "p.json")
     was, is_now = (build_engine(each)[1] for each in (config, slower))
     assert is_now.host_s(7) == pytest.approx(2.0 * was.host_s(7))
     assert is_now.step_s((), 8, 8000) == was.step_s((), 8, 8000)
 
 
-def slow_host(tmp_path: Path, **run: Any) -> tuple[Config, dict[str, Variation]]:
+def slow_host(tmp_path: Path, **run: Any) -> tuple[Config, dict[str, Vary]]:
     """A profile whose host has every kind of time."""
     profile = build_engine(parts_of()[0])[1].profile
     host = replace(profile.host, launch_s=0.02, chunked_s=0.003, next_chunk_s=0.001)
@@ -110,7 +109,7 @@ def slow_host(tmp_path: Path, **run: Any) -> tuple[Config, dict[str, Variation]]
 @pytest.mark.parametrize("given", [{}, {"host_step_ms": 7.0}, {"host_per_sequence_us": 50.0}])
 def test_every_host_time_is_multiplied(tmp_path: Path, given: dict[str, float]) -> None:
     config, parts = slow_host(tmp_path, **given)
-    slower = parts["host"].apply(config, 1.5, tmp_path / "p.json")
+    slower = parts["host"](config, 1.5, tmp_path / "p.json")
     was, is_now = (build_engine(each)[1].host for each in (config, slower))
     for name in HOST_TIMES:
         assert getattr(is_now, name) == pytest.approx(1.5 * getattr(was, name)), name
@@ -120,7 +119,7 @@ def test_every_host_time_is_multiplied(tmp_path: Path, given: dict[str, float]) 
 @pytest.mark.parametrize("link", [None, 100.0])
 def test_setting_up_a_copy_takes_longer(tmp_path: Path, link: float | None) -> None:
     config, parts = parts_of(host_link_gb_per_s=link)
-    slower = parts["links"].apply(config, 1.25, tmp_path / "p.json")
+    slower = parts["links"](config, 1.25, tmp_path / "p.json")
     was, is_now = (build_engine(each)[1].transfer_s(1, 10, "h2d") for each in (config, slower))
     assert is_now == pytest.approx(1.25 * was) and was > 0
 
@@ -128,22 +127,22 @@ def test_setting_up_a_copy_takes_longer(tmp_path: Path, link: float | None) -> N
 @pytest.mark.parametrize("link", [None, 100.0])
 def test_copies_take_longer(tmp_path: Path, link: float | None) -> None:
     config, parts = parts_of(host_link_gb_per_s=link)
-    slower = parts["links"].apply(config, 1.25, tmp_path / "p.json")
+    slower = parts["links"](config, 1.25, tmp_path / "p.json")
     was, is_now = (build_engine(each)[1].transfer_s(10**9, 1, "h2d") for each in (config, slower))
     assert is_now == pytest.approx(1.25 * was, rel=1e-3)
 
 
 def test_only_who_estimates_lengths_estimates_longer_ones(tmp_path: Path) -> None:
     config, parts = parts_of(scheduler="rotating")
-    varied = parts["length estimate"].apply(config, 1.1, tmp_path / "p.json")
+    varied = parts["length estimate"](config, 1.1, tmp_path / "p.json")
     assert varied.build_scheduler().length_scale == pytest.approx(1.1)
     plain, parts = parts_of(scheduler="vllm")
-    assert parts["length estimate"].apply(plain, 1.1, tmp_path / "p.json") == plain
+    assert parts["length estimate"](plain, 1.1, tmp_path / "p.json") == plain
 
 
 def test_arrivals_get_burstier(tmp_path: Path) -> None:
     config, parts = parts_of()
-    varied = parts["burstiness"].apply(config, 1.1, tmp_path / "p.json")
+    varied = parts["burstiness"](config, 1.1, tmp_path / "p.json")
     assert varied.run.burstiness == pytest.approx(1.1)
 
 

@@ -88,7 +88,7 @@ def test_a_sweep_over_the_rate(call: Call, inline: Inline, folder: Path) -> None
     shares = [point["slo_attainment"] for point in found["points"]]
     assert shares[0] == 1.0 and shares[2] < 0.95, "eight times the rate is too much"
     peak = found["peaks"][0]
-    assert (peak["rate"], peak["bracketed"], peak["failing_below"]) == (1, True, [])
+    assert (peak["rate"], peak["bracketed"], peak["kept_above"]) == (1, True, [])
     assert peak["request_goodput"] == found["points"][1]["request_goodput"]
     for point in found["points"]:
         (run,) = point["runs"]

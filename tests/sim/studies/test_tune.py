@@ -146,6 +146,14 @@ def test_a_process_that_dies_makes_no_failed_trial(
 # -- going on -------------------------------------------------------------------------------------
 
 
+def test_a_new_tuning_that_is_stopped_at_once_leaves_nothing(
+    call: Call, inline: Inline, folder: Path
+) -> None:
+    inline.dies_at = 0
+    code, _, err = call(*VLLM, "--trials", "4", "-o", "t")
+    assert (code, err[-1]) == (130, "interrupted") and not (folder / "t").exists()
+
+
 def test_a_tuning_goes_on_where_it_was(call: Call, inline: Inline, folder: Path) -> None:
     straight = told(call, *VLLM, "--trials", "14", "-o", "s")
     inline.tasks.clear()

@@ -25,7 +25,11 @@ _UNGUARDED = 78
 
 @dataclass(slots=True, frozen=True)
 class Processes:
-    """The engine that runs tasks in processes of this machine; `workers` 0: one per core."""
+    """The engine that runs tasks in processes of this machine; `workers` 0: one per core.
+
+    Workers do not hear of Ctrl-C, and what they print goes to standard error. As with every spawned
+    process, a script that starts runs has to do so under `if __name__ == "__main__":`.
+    """
 
     workers: int
     shares_files: ClassVar[bool] = True
@@ -37,52 +41,36 @@ class Processes:
     def run(
         self, function: Callable[[Task], Answer], tasks: Sequence[Task], tick: Tick = no_tick
     ) -> Generator[tuple[int, Answer | Died], None, None]:
-        """As `StudyEngine.run`."""
-        return in_processes(function, tasks, self.workers or default_workers(), tick)
+        """As `StudyEngine.run`; SuperInferError where no worker can ever begin."""
+        if tasks:
+            _leave_while_importing_main()
+        workers = min(self.workers or default_workers(), len(tasks))
+        lanes = [_Lane(function) for _ in range(workers)]
+        waiting = list(reversed(range(len(tasks))))
+        attempts = [0] * len(tasks)
+        try:
+            while waiting or any(lane.future for lane in lanes):
+                for lane in lanes:
+                    if waiting and lane.future is None:
+                        lane.start(number := waiting.pop(), tasks[number])
+                        attempts[number] += 1
+                busy = [lane for lane in lanes if lane.future]
+                tick(sorted(lane.number for lane in busy))
+                wait([lane.future for lane in busy if lane.future], TICK_S, FIRST_COMPLETED)
+                for lane in [lane for lane in busy if lane.future and lane.future.done()]:
+                    number, answer = lane.number, lane.take()
+                    if isinstance(answer, Died) and attempts[number] < ATTEMPTS:
+                        waiting.append(number)
+                    else:
+                        yield number, answer
+        finally:
+            for lane in lanes:
+                lane.stop()
 
 
 def default_workers() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_processes(
-    function: Callable[[Task], Answer],
-    tasks: Sequence[Task],
-    workers: int,
-    tick: Tick = no_tick,
-) -> Generator[tuple[int, Answer | Died], None, None]:
-    """Yield the number of each task and `function(task)`, in the order in which they end.
-
-    `function` must be importable and tasks and answers picklable; what `function` raises is raised
-    here. `tick` is called a few times per second with the numbers of the tasks under way. Closing
-    the iterator, an exception and the death of this process stop all workers. Workers do not hear
-    of Ctrl-C, and what they print goes to standard error. As with every spawned process, a script
-    that calls this has to do so under `if __name__ == "__main__":`, else SuperInferError.
-    """
-    if tasks:
-        _leave_while_importing_main()
-    lanes = [_Lane(function) for _ in range(min(workers, len(tasks)))]
-    waiting = list(reversed(range(len(tasks))))
-    attempts = [0] * len(tasks)
-    try:
-        while waiting or any(lane.future for lane in lanes):
-            for lane in lanes:
-                if waiting and lane.future is None:
-                    lane.start(number := waiting.pop(), tasks[number])
-                    attempts[number] += 1
-            busy = [lane for lane in lanes if lane.future]
-            tick(sorted(lane.number for lane in busy))
-            wait([lane.future for lane in busy if lane.future], TICK_S, FIRST_COMPLETED)
-            for lane in [lane for lane in busy if lane.future and lane.future.done()]:
-                number, answer = lane.number, lane.take()
-                if isinstance(answer, Died) and attempts[number] < ATTEMPTS:
-                    waiting.append(number)
-                else:
-                    yield number, answer
-    finally:
-        for lane in lanes:
-            lane.stop()
 
 
 # -- inside ---------------------------------------------------------------------------------------

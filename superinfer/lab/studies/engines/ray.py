@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.complaints import first_line
 from superinfer.lab.studies.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
 
 _ANSWER_S = 10.0
@@ -120,7 +121,7 @@ def _answer(ray: Any, reference: Any) -> Any:
     except errors.RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except errors.RayError as error:  # the cluster went away, or has other libraries than we
-        raise SuperInferError(f"--engine ray: {_first_line(error)}") from None
+        raise SuperInferError(f"--engine ray: {first_line(error)}") from None
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:
@@ -135,7 +136,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         _look_for(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise SuperInferError(f"--engine ray: cannot use {address}: {_first_line(error)}") from None
+        raise SuperInferError(f"--engine ray: cannot use {address}: {first_line(error)}") from None
 
 
 def _look_for(address: str) -> None:
@@ -151,7 +152,3 @@ def _python_path() -> str:
     checkout = str(Path(__file__).parents[4])
     before = os.environ.get("PYTHONPATH")
     return os.pathsep.join((checkout, os.getcwd(), *([before] if before else [])))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

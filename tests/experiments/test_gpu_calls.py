@@ -342,7 +342,7 @@ def test_a_calibration_out_of_time_leaves_its_kernels(
     kept = load_profile(tmp_path / "other/profiles/llama-3.1-70b.part.json")
     assert kept.kernels == profile.kernels
     (tmp_path / "quick").touch()
-    calibrate.calibrate(context(tmp_path), calibrate.LARGE, True)
+    calibrate.calibrate(context(tmp_path), large.MODEL, True)
     assert [each.name for each in (tmp_path / "profiles").iterdir()] == ["llama-3.1-70b.json"]
 
 

@@ -205,14 +205,16 @@ class Recorder:
 
 
 def _counters(engine: Engine) -> dict[str, float]:
-    """Those of the scheduler, and those of the memory policy."""
+    """Those of the scheduler, and those of the memory policy; whole ones are integers, whoever
+    counted them: compiled code adds floats where its source adds integers.
+    """
     found: dict[str, Any] = {}
     for part in (engine.scheduler, engine.memory):
         for name, count in getattr(part, "counters", {}).items():
             number = isinstance(count, int | float | np.number) and not isinstance(count, bool)
             if not (number and math.isfinite(count)):
                 raise _unfit(part, f"counters[{name!r}]", "a number", count)
-            found[name] = count
+            found[name] = int(count) if count == round(count) else float(count)
     return found
 
 

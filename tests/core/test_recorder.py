@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -100,6 +100,21 @@ def test_a_run_without_samples_has_none() -> None:
     engine: Engine = make_engine(FcfsScheduler(), 10)
     timeline = Recorder().build(engine).timeline
     assert all(len(getattr(timeline, name)) == 0 for name in ("t_s", *MOVED))
+
+
+class Counting(FcfsScheduler):
+    """Counts in numbers of every kind."""
+
+    counters: ClassVar = {"whole": 44.0, "of_numpy": np.int64(3), "share": np.float32(0.5)}
+
+
+def test_whole_counters_are_integers() -> None:
+    """In JSON they look alike in both forms of the core, whoever added them up."""
+    engine = make_engine(Counting(), 20)
+    BlockingDriver(engine, [request(0, 8, 0)], [3]).run()
+    found = engine.recorder.build(engine).extra
+    assert found == {"whole": 44, "of_numpy": 3, "share": 0.5}
+    assert [type(count) for count in found.values()] == [int, int, float]
 
 
 def test_building_twice_gives_the_same() -> None:

@@ -15,7 +15,7 @@ from executor.calibration.ceilings import ceilings, hardware
 from executor.calibration.files import WITHOUT_STEPS
 from executor.calibration.fit import with_steps
 from executor.calibration.links import measure_links
-from executor.calibration.report import unsteady
+from executor.calibration.report import warnings_of
 from executor.calibration.rounds import Say, kernels_in_rounds
 from executor.calibration.steps import (
     Limits,
@@ -28,7 +28,7 @@ from executor.calibration.steps import (
 )
 from executor.calibration.subject import Subject, Wish
 from executor.calibration.tables import Family
-from executor.calibration.timing import Deadline, forget_workspaces
+from executor.calibration.timing import Deadline, forget_workspaces, rounds_within
 from executor.clocks.timers import SteadyTimer, Timer, timed_by
 from executor.clocks.yardstick import timer_for
 from executor.device import executor_versions, find_device
@@ -107,7 +107,7 @@ def _measured(subject: Subject, say: Say, keep: Keep) -> Calibration:
     if "heldout_mape" in step:
         error, points = step["heldout_mape"], step["points"]
         say(f"whole steps, predicted against measured: {error:.1%} off on average ({points} steps)")
-    if warning := unsteady(profile):
+    for warning in warnings_of(profile):
         say(warning)
     return Calibration(profile, steps, opening_s)
 
@@ -206,7 +206,7 @@ def run_steps(subject: Subject, session: Session, seconds: float) -> Steps:
     shapes = [limits.batch(random, i % 2 == 1, i // 4, _is_held_out(i)) for i in range(BATCHES)]
     rounds: list[list[Step]] = []
     driven: list[Step] = []
-    for done in range(subject.rounds):
+    for done in rounds_within(subject.rounds, deadline):
         part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
         time_s = Deadline(max(least_s, 0.65 * part.left_s))
         rounds.append(run_batches(session.runner, source, shapes, time_s))
@@ -231,7 +231,7 @@ def rotated_steps(subject: Subject, seconds: float) -> list[Step]:
     deadline, least_s = Deadline(max(2.0, seconds)), 1.0 / subject.rounds
     session = open_session(_config(subject, "rotating", HOST_MEMORY_GIB), subject.wish.loading)
     limits, found = _limits(subject, session), []
-    for done in range(subject.rounds):
+    for done in rounds_within(subject.rounds, deadline):
         part = Deadline(max(least_s, deadline.left_s / (subject.rounds - done)))
         found += run_driver(session, random_workload(limits, 96, seed=done), part)
     return found

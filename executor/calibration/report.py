@@ -13,9 +13,18 @@ from superinfer.costs.profile import Profile
 
 UNSTEADY = 0.2
 """Half of the kernels of a quiet device spread by less."""
+FAR_OFF = 0.25
+"""Of steps, in the mean: five times what a profile of a GPU is to be off, and twice and a half what
+one of a shared CPU is.
+"""
 
 
-def unsteady(profile: Profile) -> str:
+def warnings_of(profile: Profile) -> list[str]:
+    """What is wrong with a profile as a whole, a line for each."""
+    return list(filter(None, (_unsteady(profile), _far_off(profile))))
+
+
+def _unsteady(profile: Profile) -> str:
     """A warning if timings were all over the place; else nothing."""
     spreads = [entry["spread"] for entry in profile.fit.values() if entry.get("spread") is not None]
     middle = median(spreads) if spreads else 0.0
@@ -24,6 +33,17 @@ def unsteady(profile: Profile) -> str:
     return (
         f"warning: timings of the same work differ by {middle:.0%}: something else runs on this "
         "device, and the profile is no better than that"
+    )
+
+
+def _far_off(profile: Profile) -> str:
+    """A warning if steps take other times than the profile says; else nothing."""
+    error = profile.fit.get("step", {}).get("heldout_mape") or 0.0
+    if error <= FAR_OFF:
+        return ""
+    return (
+        f"warning: steps that were measured beside are {error:.0%} off: simulate nothing by this "
+        "profile; calibrate where nothing else runs, and longer (--minutes)"
     )
 
 

@@ -14,7 +14,7 @@ from executor.calibration.bench import Bench
 from executor.calibration.cases import RandomArena
 from executor.calibration.subject import Subject
 from executor.calibration.tables import Family, middle
-from executor.calibration.timing import Deadline
+from executor.calibration.timing import Deadline, rounds_within
 
 WEIGHTS = {
     **dict.fromkeys(("gemm_qkv", "gemm_o", "gemm_gate_up", "gemm_down"), 2.0),
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[str, Family]:
     """Every kernel, once or on a CPU some times."""
     found: dict[str, list[Family]] = {}
-    for done in range(subject.rounds):
+    for done in rounds_within(subject.rounds, deadline):
         if subject.rounds > 1:
             say(f"kernels, round {done + 1} of {subject.rounds}")
         part = Deadline(deadline.left_s / (subject.rounds - done))

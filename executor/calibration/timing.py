@@ -8,7 +8,7 @@ one after the other, by the timer that is chosen (`timers`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -64,6 +64,14 @@ class Deadline:
     def over(self) -> bool:
         """True when nothing is left."""
         return self.left_s <= 0.0
+
+
+def rounds_within(most: int, deadline: Deadline) -> Iterator[int]:
+    """The numbers of rounds from 0 on: the first in any case, others while there is time left."""
+    for number in range(most):
+        if number and deadline.over:
+            return
+        yield number
 
 
 def time_calls(

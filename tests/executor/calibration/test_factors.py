@@ -23,7 +23,7 @@ from executor.calibration.factors import (
 )
 from executor.calibration.fit import MOST_SHARED, shared_factor, with_steps
 from executor.calibration.host_time import HostFit
-from executor.calibration.report import profile_lines, unsteady
+from executor.calibration.report import profile_lines, warnings_of
 from executor.calibration.steps import Steps
 from executor.step_log import Step
 from superinfer.costs import CalibratedCost, Chunk, load_shape
@@ -133,6 +133,15 @@ def test_a_busy_device_is_warned_of(profile: Profile) -> None:
         "o": {"spread": 0.1},
         "step": {},
     }
-    assert unsteady(replace(profile, fit=steady)) == ""
+    assert warnings_of(replace(profile, fit=steady)) == []
     busy = steady | {"embed": {"spread": 0.6}, "sample": {"spread": 0.4}}
-    assert "differ by 40%" in unsteady(replace(profile, fit=busy))
+    (told,) = warnings_of(replace(profile, fit=busy))
+    assert "differ by 40%" in told
+
+
+def test_a_profile_that_is_far_off_is_warned_of(profile: Profile) -> None:
+    def told(error: float | None) -> list[str]:
+        return warnings_of(replace(profile, fit={"step": {"heldout_mape": error}}))
+
+    assert told(None) == told(0.1) == []
+    assert told(14.703)[0].startswith("warning: steps that were measured beside are 1470% off")

@@ -7,7 +7,13 @@ import torch
 from calibration_kit import CPU
 
 from executor.calibration.links import Pools, measure_links
-from executor.calibration.timing import Timing, forget_workspaces, time_calls
+from executor.calibration.timing import (
+    Deadline,
+    Timing,
+    forget_workspaces,
+    rounds_within,
+    time_calls,
+)
 
 
 def test_longer_work_takes_longer() -> None:
@@ -22,6 +28,12 @@ def test_spread_is_the_distance_of_quartiles() -> None:
     assert Timing.of([1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(1.0)
     assert Timing.of([2.0]) == Timing(2.0, 0.0, 1, 2.0)
     assert Timing.of([3.0, 2.0, 4.0]).best == 2.0
+
+
+def test_rounds_get_fewer_where_the_time_is_over() -> None:
+    """The first is always made, and none is begun late."""
+    assert list(rounds_within(3, Deadline(60.0))) == [0, 1, 2]
+    assert list(rounds_within(3, Deadline(-1.0))) == [0]
 
 
 def test_links_have_a_rate_and_a_setup() -> None:

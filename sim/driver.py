@@ -158,8 +158,10 @@ class Replica:
                 raise PlanError(expected)
         self._idle_wakeups += 1
         if self._idle_wakeups > MAX_IDLE_WAKEUPS:
-            told = f"the scheduler was woken {MAX_IDLE_WAKEUPS:,} times and planned nothing"
-            raise stuck([self], told)
+            raise PlanError(
+                f"next_wakeup: the scheduler was woken {MAX_IDLE_WAKEUPS:,} times in a row until "
+                f"{now:g} s and planned nothing, with {len(self.engine.live)} requests left"
+            )
 
 
 def arrivals(
@@ -215,14 +217,12 @@ def run_to_end(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float
         _stop_at(env, replicas, stop_s)
     else:
         env.run()
-    if any(replica.engine.live for replica in replicas):
-        raise stuck(replicas, "the scheduler plans nothing, and nothing is to come")
-
-
-def stuck(replicas: Sequence[Replica], why: str) -> StuckError:
-    """The error for requests that are left."""
     waiting = [seq.request.request_id for replica in replicas for seq in replica.engine.live]
-    return StuckError(f"{len(waiting)} requests can never run (first: {waiting[0]}): {why}")
+    if waiting:
+        raise StuckError(
+            f"{len(waiting)} requests can never run (first: {waiting[0]}): the scheduler plans "
+            "nothing, and nothing is to come"
+        )
 
 
 def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:

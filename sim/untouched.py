@@ -7,6 +7,7 @@ sequence to which it adds tokens, gives figures that nobody would notice to be w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 from sim.oracle import Oracle
@@ -15,17 +16,11 @@ from superinfer.errors import PlanError
 from superinfer.request import Request
 from superinfer.sequence import Sequence as Live
 
-_COPIED: Final = (
-    "request_id",
-    "index",
-    "prompt_tokens",
-    "max_tokens",
-    "slo",
-    "slo_class",
-    "tenant",
-)
-"""Of a request that is sent as a copy, too, as those of a load that is not open are."""
-_ALL: Final = (*_COPIED, "arrival_s")
+_ALL: Final = tuple(field.name for field in fields(Request))
+_COPIED: Final = tuple(name for name in _ALL if name not in ("arrival_s", "delay_s"))
+"""Of a request that is sent as a copy, too, as those of a load that is not open are: it comes when
+its client sends it.
+"""
 
 
 class Untouched:

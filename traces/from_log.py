@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -131,17 +131,33 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     for stamp_ms, record in found:
         record.timestamp = round(stamp_ms - found[0][0], 6)
     first = bad[0].in_file if bad else ""
-    return Log([record for _, record in found], len(bad), first, source.warnings)
+    records = [record for _, record in found]
+    return Log(records, len(bad), first, [*source.warnings, *_unused(records, columns)])
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _unused(records: Sequence[Record], columns: Columns) -> list[str]:
+    """That no request has a value for which there is a class: its column may have another name."""
+    named = {record.class_name for record in records} - {columns.class_of_all}
+    if columns.class_of_all is None or not columns.classes or named:
+        return []
+    values = ", ".join(columns.classes)
+    return [
+        f"--class-by {columns.class_by}: no request has {values} there: all are of class "
+        f"{columns.class_of_all}"
+    ]
 
 
 def _check(columns: Columns) -> None:
     _check_unit("--time-unit", columns.time_unit)
     _check_unit("--latency-unit", columns.latency_unit)
     if (columns.latency is None) != (columns.latency_unit is None):
-        raise ConfigError(f"--latency: expected --latency-unit {', '.join(UNITS_MS)} with it")
+        given, missing = "--latency", f"--latency-unit ({', '.join(UNITS_MS)})"
+        if columns.latency is None:
+            given, missing = "--latency-unit", "--latency"
+        raise ConfigError(f"{given}: expected {missing} with it")
     if len(columns.divider) != 1 or columns.divider in _NO_DIVIDERS:
         expected = "expected one character, no quote and no line end"
         raise ConfigError(f"--delimiter: {expected}, got {columns.delimiter!r}")
@@ -247,8 +263,8 @@ def _class(row: Mapping[str, Any], columns: Columns) -> str | None:
     if columns.class_by is None:
         return columns.class_of_all
     if columns.class_of_all is not None:
-        value = str(value_of(row, columns.class_by))
-        return columns.classes.get(value, columns.class_of_all)
+        found = value_of(row, columns.class_by)
+        return columns.classes.get("" if found is None else str(found), columns.class_of_all)
     value = str(_value(row, columns.class_by))
     if value not in columns.classes:
         known = ", ".join(columns.classes)

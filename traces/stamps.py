@@ -57,7 +57,7 @@ def coarse_clock_warnings(file: str, stamps_ms: Sequence[float]) -> list[str]:
         return []
     return [
         f"{file}: {len(stamps_ms):,} requests have {len(ticks):,} stamps, {tick_ms:g} ms apart, "
-        "and those of one stamp come at once: --spread distributes them"
+        "and those of one stamp come at once: run and traces convert distribute them (--spread)"
     ]
 
 

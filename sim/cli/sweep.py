@@ -45,7 +45,7 @@ Refine = Annotated[
         metavar="P",
         min=0.1,
         max=50,
-        help="Close in to P % on the largest rate that keeps --attainment, also beyond --over.",
+        help="Close in to P % on the rate up to which all keep --attainment, also beyond --over.",
         show_default="the rates of --over alone",
     ),
 ]

@@ -63,6 +63,8 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     workload without targets.
     """
     warn_of_notes(config)
+    if config.run.slow_replicas:
+        raise ConfigError("run.slow_replicas: expected none: a plan is of replicas that are alike")
     say_of_pairs(as_point(config))
     prices = load_prices(wish.prices, [*_devices(config, wish)])
     if wish.out is not None:

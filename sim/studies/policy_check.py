@@ -208,10 +208,11 @@ def _run(config: Config, workload: Workload) -> _Done:
     load, stop_s = load_model(run), run.duration_s or math.inf
     if run.replicas == 1:
         oracle = Oracle(answers, engines[0].config.max_model_len)
-        simulate(engines[0], workload.requests, oracle, load, stop_s)
+        simulate(engines[0], workload.requests, oracle, load, stop_s, run.slowdowns.get(0, 1.0))
     else:
         router = config.build_router()
-        simulate_cluster(engines, workload.requests, answers, router, load, stop_s)
+        slow = run.slowdowns
+        simulate_cluster(engines, workload.requests, answers, router, load, stop_s, slow)
     before.check(engines)
     return _Done(engines, events)
 

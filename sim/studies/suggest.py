@@ -224,6 +224,7 @@ def alone(config: Config) -> Config:
     """
     return config.with_run(
         replicas=1,
+        slow_replicas={},
         concurrency=1,
         sessions="open",
         backlog={},

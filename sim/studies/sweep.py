@@ -23,6 +23,7 @@ from sim.studies.points import POINTS, study_of_points
 from sim.studies.seeds import check_seeds
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
+from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
@@ -115,7 +116,7 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
         with in_arm(f"{name} at {place_text(wish.axes, place)}"):
             kv_tokens[name, place] = kv_tokens_of(build_engine(config)[0])
     say_of_parts(_named(configs, wish))
-    _warn_of_unequal_memory(configs, kv_tokens)
+    _warn_of_unequal_arms(configs, kv_tokens)
     first = next(iter(configs.values()))
     check_seeds(first.run, wish.seeds)
     return first
@@ -128,13 +129,17 @@ def _named(configs: Mapping[Key, Config], wish: SweepWish) -> Named:
     }
 
 
-def _warn_of_unequal_memory(configs: Mapping[Key, Config], kv_tokens: Mapping[Key, int]) -> None:
-    """Of all arms, at the first point where it can be said."""
+def _warn_of_unequal_arms(configs: Mapping[Key, Config], kv_tokens: Mapping[Key, int]) -> None:
+    """Of their memory and their releases, each at the first point where it can be said."""
+    lines: dict[str, str] = {}
     for place in dict.fromkeys(place for _, place in configs):
         arms = {name: config for (name, at), config in configs.items() if at == place}
-        if line := unequal_memory(arms, {name: kv_tokens[name, place] for name in arms}):
-            say(line)
-            return
+        memory = unequal_memory(arms, {name: kv_tokens[name, place] for name in arms})
+        for kind, line in (("memory", memory), ("release", unequal_release(arms))):
+            if line:
+                lines.setdefault(kind, line)
+    for line in lines.values():
+        say(line)
 
 
 # -- runs -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from superinfer.records.run import (
     TokenTimes,
 )
 from superinfer.sequence import Sequence
-from superinfer.settings import shown_value
+from superinfer.settings import is_number, shown_value
 
 if TYPE_CHECKING:
     from superinfer.engine import Engine
@@ -210,11 +210,14 @@ def _counters(engine: Engine) -> dict[str, float]:
     """
     found: dict[str, Any] = {}
     for part in (engine.scheduler, engine.memory):
-        for name, count in getattr(part, "counters", {}).items():
-            number = isinstance(count, int | float | np.number) and not isinstance(count, bool)
-            if not (number and math.isfinite(count)):
+        counters: Any = getattr(part, "counters", {})
+        if not isinstance(counters, Mapping):
+            raise _unfit(part, "counters", "numbers by name", counters)
+        for name, count in counters.items():
+            plain = count.item() if isinstance(count, np.integer | np.floating) else count
+            if not is_number(plain):
                 raise _unfit(part, f"counters[{name!r}]", "a number", count)
-            found[name] = int(count) if count == round(count) else float(count)
+            found[name] = int(plain) if plain == round(plain) else plain
     return found
 
 

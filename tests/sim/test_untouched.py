@@ -50,6 +50,17 @@ class Hurries(FcfsScheduler):
 
 
 @dataclass
+class Likens(RoundRobinRouter):
+    """Makes the second prompt begin like others, which a prefix cache then finds."""
+
+    def route(self, request: Request, now: float) -> int:
+        """In turn."""
+        if request.index == 1:
+            request.hash_ids = (1,)
+        return RoundRobinRouter.route(self, request, now)
+
+
+@dataclass
 class Adds(FcfsScheduler):
     """Gives the second request tokens that nobody computed."""
 
@@ -87,6 +98,7 @@ def simulate(folder: Path, monkeypatch: pytest.MonkeyPatch, **run: Any) -> int:
         ({"scheduler": "mine:Hurries"}, "arrival_s: expected "),
         ({"scheduler": "mine:Adds"}, "output_tokens: expected 200, got "),
         ({"router": "mine:Renames", "replicas": 2}, "tenant: expected default, got other after"),
+        ({"router": "mine:Likens", "replicas": 2}, "hash_ids: expected ("),
     ],
 )
 def test_what_was_changed_is_named(

@@ -249,8 +249,11 @@ def test_files_that_are_no_logs(tmp_path: Path, text: str | bytes, words: str) -
     ("columns", "words"),
     [
         (Columns("a", "b", "c", time_unit="min"), "--time-unit: expected one of s, ms, us, ns, "),
-        (Columns("a", "b", "c", latency="d"), "--latency: expected --latency-unit s, ms, us, ns "),
-        (Columns("a", "b", "c", latency_unit="s"), "--latency: expected --latency-unit s, ms, us"),
+        (
+            Columns("a", "b", "c", latency="d"),
+            "--latency: expected --latency-unit (s, ms, us, ns) ",
+        ),
+        (Columns("a", "b", "c", latency_unit="s"), "--latency-unit: expected --latency with it"),
         (
             Columns("a", "b", "c", latency="d", latency_unit="h"),
             "--latency-unit: expected one of s, ms, us, ns, got 'h'",
@@ -331,3 +334,15 @@ def test_a_class_of_all_other_values(tmp_path: Path) -> None:
     by = Columns("at", "in", "out", class_by="app", classes=classes, class_of_all="chat")
     found = log(tmp_path, HEADER + rows, by)
     assert [each.class_name for each in found.records] == ["batch", "chat", "chat"]
+    assert not found.warnings
+
+
+def test_a_column_of_classes_that_nobody_has(tmp_path: Path) -> None:
+    """In JSON an object may lack it, and null is no value."""
+    line = '{"at": 1, "in": 3, "out": 4, "app": null}'
+    by = Columns(
+        "at", "in", "out", time_unit="s", class_by="app", classes={"None": "code"}, class_of_all="a"
+    )
+    found = log(tmp_path, line, by)
+    assert [each.class_name for each in found.records] == ["a"]
+    assert found.warnings == ["--class-by app: no request has None there: all are of class a"]

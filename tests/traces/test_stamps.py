@@ -51,7 +51,9 @@ def test_a_clock_that_ticks_slowly(tick_ms: float) -> None:
     """Whole seconds, as of nginx or `created`, and Mooncake's three; a night without requests."""
     stamps = sorted(every(tick_ms, count=10) * 3)
     told = f"t: 30 requests have 10 stamps, {tick_ms:g} ms apart, and those of one stamp come at "
-    assert coarse_clock_warnings("t", stamps) == [f"{told}once: --spread distributes them"]
+    assert coarse_clock_warnings("t", stamps) == [
+        f"{told}once: run and traces convert distribute them (--spread)"
+    ]
     night = [*stamps, *(at + 8 * 3_600_000 for at in stamps)]
     assert len(coarse_clock_warnings("t", night)) == 1
 

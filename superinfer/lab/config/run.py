@@ -149,5 +149,7 @@ def _check_slow_replicas(run: RunConfig) -> None:
     numbers = [str(number) for number in range(run.replicas)]
     for key in run.slow_replicas:
         if key not in numbers:
-            expected = f"expected a replica from 0 to {numbers[-1]} (run.replicas {run.replicas})"
+            last = numbers[-1]
+            known = f"a replica from 0 to {last}" if last != "0" else "replica 0"
+            expected = f"expected {known} (run.replicas {run.replicas})"
             raise ConfigError(f"run.slow_replicas.{key}: {expected}")

@@ -63,7 +63,9 @@ class Difference:
         return abs(self.reference_value or 0.0)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with the interval as a table or null."""
+        """Plain values, with the interval as a table or null; null and `few` where a handful of
+        requests make the number.
+        """
         known = self.interval
         return {
             "metric": self.metric,
@@ -74,6 +76,7 @@ class Difference:
             "difference": self.difference,
             "relative": self.relative,
             "by_seed": list(self.by_seed),
+            "few": self.few,
             "interval": known
             and {
                 "low": known.low,

@@ -1,4 +1,4 @@
-"""The points of a sweep, and its peak goodput: where the largest rate keeps the targets."""
+"""The points of a sweep, and its peak goodput: where all rates up to one keep the targets."""
 
 from __future__ import annotations
 

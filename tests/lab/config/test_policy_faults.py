@@ -92,8 +92,8 @@ def complaint(
         ),
         (
             "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now + 1",
-            StuckError,
-            "the scheduler was woken 100,000 times and planned nothing",
+            PlanError,
+            "next_wakeup: the scheduler was woken 100,000 times in a row until ",
         ),
         (
             "counters = {'waits': 'many'}",
@@ -103,6 +103,8 @@ def complaint(
         ("counters = {'fair': True}", PolicyError, "expected a number, got True"),
         ("counters = {'mean': None}", PolicyError, "expected a number, got None"),
         ("counters = {'share': float('nan')}", PolicyError, "expected a number, got nan"),
+        ("counters = {'big': 10**400}", PolicyError, "expected a number, got 1"),
+        ("counters = None", PolicyError, "Own.counters: expected numbers by name, got None"),
     ],
 )
 def test_a_scheduler_is_named(

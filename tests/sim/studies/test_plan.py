@@ -253,6 +253,7 @@ def test_candidates_on_which_the_model_does_not_fit(cli: Call) -> None:
         (("--prices", "none.toml"), "none.toml"),
         (("--router", "nearest"), "router 'nearest'"),
         (("--set", "run.without_slo=true"), "t.jsonl: expected requests with targets"),
+        (("--set", "run.slow_replicas.0=2"), "run.slow_replicas: expected none"),
         (("--out", "."), "--out: expected"),
     ],
 )

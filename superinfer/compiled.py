@@ -105,12 +105,14 @@ def shadows_compiled(cls: type) -> bool:
 def uncover_compiled(cls: type) -> None:
     """Take the defaults that a Python dataclass gives to fields of a compiled class that it extends
     off the class: there they hide the fields from compiled methods. What makes its instances has
-    them all the same.
+    them all the same, but for fields that are not given to it (`init=False`), whose default is
+    nowhere else.
     """
     inherited = {name for base in cls.__mro__ for name in getattr(base, "__mypyc_attrs__", ())}
     for base in cls.__mro__:
         if "__mypyc_attrs__" not in vars(base):
-            for name in inherited & vars(base).get("__dataclass_fields__", {}).keys():
+            made = vars(base).get("__dataclass_fields__", {})
+            for name in inherited & {name for name, each in made.items() if each.init}:
                 if name in vars(base) and not hasattr(vars(base)[name], "__get__"):
                     delattr(base, name)
 

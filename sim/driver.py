@@ -22,7 +22,7 @@ from superinfer.request import Request
 
 Process = Generator[Event, Any, None]
 MAX_IDLE_WAKEUPS: Final = 100_000
-"""In a row, without a plan or an arrival: every millisecond for longer than any patience."""
+"""In a row, without a plan or an arrival: 100 s of being asked every millisecond."""
 
 
 class Replica:

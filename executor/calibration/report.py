@@ -14,8 +14,8 @@ from superinfer.costs.profile import Profile
 UNSTEADY = 0.2
 """Half of the kernels of a quiet device spread by less."""
 FAR_OFF = 0.25
-"""Of steps, in the mean: five times what a profile of a GPU is to be off, and twice and a half what
-one of a shared CPU is.
+"""Of steps, in the mean: five times what a profile of a GPU may be off, and two and a half times
+what one of a shared CPU may.
 """
 
 

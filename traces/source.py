@@ -85,7 +85,8 @@ def file_name(path: str | Path) -> str:
 def _read_content(
     path: str | Path, file: str, is_document: Callable[[bytes], bool], keep_partial: bool
 ) -> tuple[bytes, list[str]]:
-    content = _Content(file, is_document)
+    # What is compressed has lines only when it is not any more.
+    content = _Content(file, lambda head: head.startswith(GZIP_MAGIC) or is_document(head))
     _read_bytes(path, file, content.add)
     data = content.joined()
     warnings: list[str] = []

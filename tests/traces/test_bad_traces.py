@@ -352,6 +352,15 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, packed: bool, skip_bad
     assert str(caught.value) == f"{path}:2: expected lines of at most 64 MiB, got a longer one"
 
 
+def test_what_is_compressed_has_no_lines_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = gzip.compress(GOOD, 0, mtime=0)
+    assert b"\n" not in packed
+    monkeypatch.setattr("traces.source.MOST_LINE_BYTES", len(GOOD))
+    assert len(read_trace(write(tmp_path, packed)).requests) == 1
+
+
 def test_a_device_without_an_end_is_refused() -> None:
     assert (
         error_of(Path("/dev/zero"))

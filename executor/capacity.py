@@ -42,7 +42,9 @@ def step_tokens(scheduler: Scheduler, max_model_len: int, prefix_caching: bool) 
     a run is warmed up: where prompts are never cut, the longest one may come whole.
     """
     step = largest_step_of(scheduler, max_model_len, prefix_caching)
-    return max(step.tokens, most_tokens(scheduler))
+    planned = getattr(scheduler, "largest_prefill", None)
+    most = planned(max_model_len) if planned else 0
+    return max(step.tokens, most, most_tokens(scheduler))
 
 
 def blocks_that_fit(

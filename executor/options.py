@@ -12,6 +12,7 @@ import typer
 from executor.clocks.timers import CLOCK_HELP
 from superinfer.lab.option_groups import Group, signature_of, ungrouped
 from superinfer.lab.options import (
+    AsReleased,
     Classes,
     ConfigFile,
     Lag,
@@ -84,6 +85,7 @@ class ConfigOptions:
     max_model_len: MaxModelLen = None
     prefix_caching: PrefixCaching = None
     lag: Lag = None
+    as_released: AsReleased = None
     limit: Limit = None
     config: ConfigFile = None
     settings: Settings = None

@@ -31,6 +31,7 @@ from superinfer.events import Sink
 from superinfer.lab.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.config.released import without_release
 from superinfer.lab.hybrids import hybrid_note, pair_of
 from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.results import default_folder, summary_json, write_run
@@ -73,7 +74,8 @@ def run_command(config: Config, options: RunOptions) -> int:
         say(f"warning: {config.run.trace}: {workload.skipped_note}")
     with ranks_of(config, options.model) as channel:
         replay = Replay(config, workload, options, channel=channel)
-        for note in unused_fields(config, workload.requests):  # here, beside no mistake
+        notes = (*without_release(config.run), *unused_fields(config, workload.requests))
+        for note in notes:  # here, beside no mistake
             say(f"note: {note}")
         try:
             with stopping(replay.driver):

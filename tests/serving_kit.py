@@ -141,9 +141,9 @@ def listening(service: Service) -> Iterator[str]:
 
 
 def ended(index: int = 0, outcome: str = "finished", **changes: Any) -> tuple[Request, Ended]:
-    """A request of 40 tokens that came at 1 s."""
-    slo = changes.pop("slo", SLO())
-    request = Request(f"r{index}", 1.0, 40, 8, slo, index=index)
+    """A request of 40 tokens that came at 1 s, unless at `arrival_s`."""
+    slo, arrival_s = changes.pop("slo", SLO()), changes.pop("arrival_s", 1.0)
+    request = Request(f"r{index}", arrival_s, 40, 8, slo, index=index)
     times: dict[str, Any] = {
         "first_scheduled_s": 1.25,
         "first_token_s": 1.5,

@@ -19,7 +19,7 @@ import msgspec
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.log_rows import is_json, names_in, rows_of, value_of
+from traces.log_rows import Row, is_json, names_in, rows_of, value_of
 from traces.native import (
     MAX_NUMBER,
     MOONCAKE_BLOCK_TOKENS,
@@ -29,7 +29,7 @@ from traces.native import (
     check_hash_ids,
     shown,
 )
-from traces.source import RecordError, open_source
+from traces.source import RecordError, Source, open_source
 from traces.workload import skipped_note
 
 UNITS_MS: Final[Mapping[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -70,6 +70,8 @@ class Columns:
     """What a request took, where `time` is when it ended."""
     latency_unit: str | None = None
     """Of the latency (`UNITS_MS`)."""
+    only: tuple[str, str] | None = None
+    """A column, and its value in the rows that are read."""
     delimiter: str = ","
     """Of a CSV; `\\t` stands for a tab, too."""
 
@@ -81,7 +83,7 @@ class Columns:
     def names(self) -> list[str]:
         """All columns that are asked for."""
         more = (self.tenant, self.request_id, self.class_by, self.session, self.priority)
-        rest = (*more, self.max_tokens, self.hash_ids, self.latency)
+        rest = (*more, self.max_tokens, self.hash_ids, self.latency, self.only and self.only[0])
         return [self.time, self.prompt, self.answer, *(name for name in rest if name)]
 
 
@@ -108,34 +110,92 @@ def read_log(path: str | Path, columns: Columns, *, skip_bad: bool = False) -> L
     """
     _check(columns)
     source = open_source(path, is_json, keep_partial=skip_bad)
-    found: list[tuple[float, Record]] = []
-    seen: dict[str, str] = {}
-    bad: list[InputError] = []
+    rows = _Rows(source, columns)
     for row in rows_of(source, columns.names(), columns.divider):
-        try:
-            if isinstance(row.values, RecordError):
-                raise row.values
-            stamp_ms, record = _record(row.values, columns)
-            _require_new(record, row.place, seen)
-        except RecordError as error:
-            fault = row.error(source, error)
-            if not skip_bad:
-                raise fault from None
-            bad.append(fault)
-            continue
-        found.append((stamp_ms, record))
-    if not found:
-        first = f", the first bad line: {bad[0]}" if bad else ""
-        raise InputError(f"expected at least one request, got none{first}", file=source.file)
-    found.sort(key=lambda pair: pair[0])
-    for stamp_ms, record in found:
-        record.timestamp = round(stamp_ms - found[0][0], 6)
-    first = bad[0].in_file if bad else ""
-    records = [record for _, record in found]
-    return Log(records, len(bad), first, [*source.warnings, *_unused(records, columns)])
+        fault = rows.take(row)
+        if fault is not None and not skip_bad:
+            raise fault
+    if not rows.found:
+        raise InputError(f"expected at least one request, got none{rows.why}", file=source.file)
+    return rows.log()
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """What the rows of a log came to so far."""
+
+    def __init__(self, source: Source, columns: Columns) -> None:
+        self._source, self._columns = source, columns
+        self.found: list[tuple[float, Record]] = []
+        self._seen: dict[str, str] = {}
+        self._bad: list[InputError] = []
+        self._others = 0
+        self._first_other = self._there_are = ""
+
+    def take(self, row: Row) -> InputError | None:
+        """Read a row, or leave it out; what is wrong with it, if it is bad."""
+        try:
+            if isinstance(row.values, RecordError):
+                raise row.values
+            if self._leave_out(row, row.values):
+                return None
+            stamp_ms, record = _record(row.values, self._columns)
+            _require_new(record, row.place, self._seen)
+        except RecordError as error:
+            self._bad.append(row.error(self._source, error))
+            return self._bad[-1]
+        self.found.append((stamp_ms, record))
+        return None
+
+    @property
+    def why(self) -> str:
+        """Why there is no request, if any row said it."""
+        if self._bad:
+            return f", the first bad line: {self._bad[0]}"
+        return f"; {self._left_out}{self._there_are}" if self._others else ""
+
+    def log(self) -> Log:
+        """Records in order of time, from 0 ms on."""
+        self.found.sort(key=lambda pair: pair[0])
+        for stamp_ms, record in self.found:
+            record.timestamp = round(stamp_ms - self.found[0][0], 6)
+        records = [record for _, record in self.found]
+        warnings = [*self._source.warnings, *_unused(records, self._columns)]
+        if self._others:
+            warnings.append(f"{self._source.file}: {self._left_out}")
+        first = self._bad[0].in_file if self._bad else ""
+        return Log(records, len(self._bad), first, warnings)
+
+    def _leave_out(self, row: Row, values: Mapping[str, Any]) -> bool:
+        """Whether a row is no request, good or bad."""
+        reason = _no_request(values, self._columns, is_span=row.is_span)
+        if reason and not self._others:
+            name = self._columns.only[0] if self._columns.only else self._columns.prompt
+            self._first_other = f"{row.place}: {reason}"
+            self._there_are = _near(values, name)
+        self._others += bool(reason)
+        return bool(reason)
+
+    @property
+    def _left_out(self) -> str:
+        one = self._others == 1
+        rows = "row that is no request: " if one else "rows that are no requests, the first: "
+        return f"left out {self._others:,} {rows}{self._first_other}"
+
+
+def _no_request(values: Mapping[str, Any], columns: Columns, *, is_span: bool) -> str:
+    """Why a row is to be left out; nothing where it is a request, good or bad."""
+    if columns.only is not None:
+        name, wanted = columns.only
+        value = value_of(values, name)
+        if str(value) != wanted:
+            return f"{name}: {'nothing' if value is None else shown(str(value))}"
+    counts = (columns.prompt, columns.answer)
+    if is_span and all(value_of(values, name) is None for name in counts):
+        return f"no {counts[0]}, no {counts[1]}"
+    return ""
 
 
 def _unused(records: Sequence[Record], columns: Columns) -> list[str]:

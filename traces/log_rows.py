@@ -1,4 +1,7 @@
-"""The rows of a log of another system: a CSV with a header, JSON lines, or one JSON document."""
+"""The rows of a log of another system: a CSV with a header, JSON lines, or one JSON document.
+
+In both forms of JSON an export of OpenTelemetry has a row per span (`otlp`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 from superinfer.errors import InputError
 from superinfer.settings import did_you_mean
 from traces.native import not_utf8, shown
+from traces.otlp import has_spans, spans_of
 from traces.source import RecordError, Source
 
 _DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
@@ -26,12 +30,16 @@ class Row:
     line: int
     """From 1 on; 0 in a document, where `entry` says it."""
     entry: str
+    """Which of several on a line, or of a document."""
     values: Mapping[str, Any] | RecordError
+    is_span: bool = False
+    """Of OpenTelemetry, where what is no request has spans, too."""
 
     @property
     def place(self) -> str:
         """For a reader who knows the file."""
-        return f"line {self.line}" if self.line else self.entry
+        line = f"line {self.line}" if self.line else ""
+        return f"{line} {self.entry}".strip()
 
     def error(self, source: Source, bad: RecordError) -> InputError:
         """The user's error for this row."""
@@ -86,8 +94,19 @@ def names_in(values: Mapping[str, Any], before: str = "", depth: int = 0) -> Ite
 
 def _json_lines(source: Source) -> Iterator[Row]:
     for number, line in enumerate(source.lines, 1):
-        if line.strip():
-            yield Row(number, "", _object(_parsed(line), line))
+        if not line.strip():
+            continue
+        found = _parsed(line)
+        if has_spans(found):
+            yield from _span_rows(number, found)
+        else:
+            yield Row(number, "", _object(found, line))
+
+
+def _span_rows(line: int, found: Mapping[str, Any]) -> Iterator[Row]:
+    """The spans of a line, or with line 0 of a document, numbered from 0 on."""
+    for number, values in enumerate(spans_of(found)):
+        yield Row(line, f"span[{number}]", values, is_span=True)
 
 
 def _document_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
@@ -99,6 +118,9 @@ def _document_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
         return
     if not isinstance(found, dict):
         yield from _json_lines(source)  # which says what is wrong with the first line
+        return
+    if has_spans(found):
+        yield from _span_rows(0, found)
         return
     lists = {name: _list(found, name, source) for name in columns}
     if len({len(each) for each in lists.values()}) > 1:

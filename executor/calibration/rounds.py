@@ -40,8 +40,8 @@ def kernels_in_rounds(subject: Subject, deadline: Deadline, say: Say) -> dict[st
 
 
 def measure_kernels(subject: Subject, deadline: Deadline, say: Say) -> Iterator[tuple[str, Family]]:
-    """Every kernel that the cost model reads of this model, and `block_copy`, which nothing reads
-    yet, one after the other.
+    """Every kernel that the cost model reads of this model, and `block_copy`, by which one can tell
+    how little it leaves out (docs/limits.md), one after the other.
     """
     bench = subject.bench()
     todo = [*_dense(bench), *_blocks(subject, bench)]

@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
 
 
-@with_options(*("trace", "limit", "rate_scale", "without_slo", "skip_bad", "prefix_caching", "lag"))
+@with_options(
+    *("trace", "limit", "rate_scale", "without_slo", "skip_bad"),  # there is no trace
+    *("prefix_caching", "lag", "as_released"),  # a server has defaults of its own
+)
 def serve(
     options: ConfigOptions,
     loading: LoadingOptions,

@@ -213,7 +213,9 @@ class ConfigOptions:
 
 @dataclass(slots=True, frozen=True)
 class StudyOptions:
-    """The options of a command whose many runs are kept, and can be made elsewhere."""
+    """The options of a command whose many runs are kept, and can be made elsewhere (`plan` leaves
+    out where).
+    """
 
     seeds: Seeds = 1
     out: KeptOut = None

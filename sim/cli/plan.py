@@ -8,21 +8,15 @@ from typing import Annotated
 import typer
 
 from sim.cli.bundles import with_config_options_but
-from sim.cli.options import (
-    Attainment,
-    ConfigOptions,
-    KeptOut,
-    Seeds,
-    Workers,
-    names_in,
-)
+from sim.cli.options import Attainment, ConfigOptions, StudyOptions, names_in
 from superinfer.errors import ConfigError
-from superinfer.lab.options import AsJson, NoPlots, Scheduler
+from superinfer.lab.options import Scheduler
 
 
-@with_config_options_but("device", "tp", "replicas", "without_slo")
+@with_config_options_but("device", "tp", "replicas", "without_slo", "engine", "address")
 def plan(
     options: ConfigOptions,
+    study: StudyOptions,
     scheduler: Scheduler = None,
     device: Annotated[
         str,
@@ -35,15 +29,10 @@ def plan(
     max_gpus: Annotated[
         int, typer.Option(metavar="N", min=1, max=4096, help="Most GPUs of one candidate.")
     ] = 64,
-    seeds: Seeds = 1,
     prices: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML prices per GPU-hour.", show_default="examples"),
     ] = None,
-    out: KeptOut = None,
-    workers: Workers = 0,
-    as_json: AsJson = False,
-    no_plots: NoPlots = False,
 ) -> None:
     """Find the fewest GPUs with which a workload meets its targets, and what they cost."""
     from sim.studies.candidates import PlanWish
@@ -54,12 +43,12 @@ def plan(
         degrees=_degrees(tp),
         attainment=attainment / 100,
         most_gpus=max_gpus,
-        seeds=seeds,
         prices=prices,
-        out=out,
-        as_json=as_json,
-        plots=not no_plots,
-        workers=workers,
+        seeds=study.seeds,
+        out=study.out,
+        as_json=study.as_json,
+        plots=not study.no_plots,
+        workers=study.workers,
     )
     raise typer.Exit(plan_command(options.load(run={"scheduler": scheduler}), wish))
 

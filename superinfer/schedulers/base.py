@@ -44,6 +44,8 @@ class Scheduler(Protocol):
     * `tell_lengths(true_length)`: takes what the driver knows of true lengths, before `bind`;
     * `largest_step(max_model_len, prefix_caching)`: the step for which its system keeps memory
       free, asked before `bind`: the larger it is, the fewer KV blocks fit (`costs/capacity.py`);
+    * `largest_prefill(max_model_len)`: prefill tokens of the largest step it may plan, where its
+      system keeps memory free for fewer: a device that runs its steps has to have room;
     * `free_gpu_memory_fraction`: the share that the cache has of the memory beside the weights;
     * `offloading()`: where the tensors of its system are, so that its steps are costed by that.
     """

@@ -19,6 +19,7 @@ from superinfer.schedulers.fcfs import FcfsScheduler
 LAYOUT = KVLayout(2, 2, 64, 32, torch.float32)
 LONG = 131_072
 GIB = 1 << 30
+UNCUT_BATCH = ("scheduler.chunked_prefill_tokens=0", f"scheduler.max_prefill_tokens={2 * LONG}")
 
 
 def model_on(kind, max_model_len=LONG):
@@ -46,6 +47,11 @@ def test_the_cache_of_a_cpu_keeps_within_its_bytes(smaller):
         ("vllm", ("scheduler.max_num_batched_tokens=4096",), True, 4096),
         ("tensorrt_llm", ("scheduler.max_num_tokens=16384",), False, 16_384),
         ("fastserve", (), False, 2048 + 128),  # decodes come on top of its budget
+        ("sglang", (), True, 8192),
+        ("sglang", ("scheduler.chunked_prefill_tokens=512",), False, 8192),  # warmed up with
+        ("sglang", ("scheduler.chunked_prefill_tokens=20000",), False, 20_000),
+        ("sglang", ("scheduler.chunked_prefill_tokens=0",), False, LONG),
+        ("sglang", UNCUT_BATCH, False, 2 * LONG),
     ],
 )
 def test_room_is_kept_for_the_largest_step_of_a_scheduler(name, settings, prefix_caching, tokens):

@@ -193,6 +193,32 @@ def test_every_scheduler_runs_on_a_device(monkeypatch, capsys, tmp_path, config,
     assert len(load_run(out).steps) == json.loads(text)["steps"]
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "more", "wanted", "note"),
+    [
+        ("sglang", (), ("radix", True, 1), ""),
+        ("sglang", ("--lag", 0, "--memory", "lru"), ("lru", True, 0), ""),
+        ("vllm", (), ("lru", False, 1), "note: run.as_released: vllm is v0.6.0 of 2024; "),
+        ("fcfs", (), ("lru", False, 0), "note: run.as_released sets nothing: "),
+    ],
+)
+def test_a_scheduler_as_its_release_ships(
+    monkeypatch, capsys, tmp_path, config, trace, scheduler, more, wanted, note
+):
+    """What is given itself stays, and notes are those of the simulator."""
+    code, _, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", scheduler, "--as-released", *more),
+        *("--model", config, "--random-weights", "--device", "cpu", "--kv-blocks", 200),
+        *("--limit", 2, "--as-fast-as-possible", "--no-plots", "--out", tmp_path / "result"),
+    )
+    assert code == 0, errors
+    run = tomllib.loads((tmp_path / "result" / "config.toml").read_text())["run"]
+    assert (run["memory"], run["prefix_caching"], run["lag"]) == wanted
+    assert ("run.as_released" in errors) == bool(note) and note in errors
+
+
 def test_plots_and_the_report_work_on_a_run(monkeypatch, capsys, tmp_path, config, trace):
     out = tmp_path / "result"
     code, text, errors = call(

@@ -323,6 +323,18 @@ def test_intervals_stand_beside_their_differences(
     assert "(95 %, paired t)" in words
 
 
+def test_unclear_is_explained_where_no_difference_has_an_interval(
+    small: list[tuple[str, Path]], tmp_path: Path
+) -> None:
+    """As where the runs did not meet the same requests."""
+    given = [replace(compared("p99_ttft_ms", 500, 450, None), few=True)]
+    words = Page(write_compare_report(small, tmp_path / "c.html", given)).words
+    why = "Unclear: fewer than ten requests lie beyond a quantile, so the difference may be chance."
+    assert why in words and "In brackets" not in words
+    plainly = Page(write_compare_report(small, tmp_path / "d.html")).words
+    assert "fewer than ten requests" not in plainly
+
+
 def test_with_seeds_groups_are_means_and_the_rest_is_said_to_be_of_the_first(
     arms: list[tuple[str, Path]], tmp_path: Path
 ) -> None:

@@ -99,3 +99,9 @@ def test_rotasched_computes_logits_of_all_tokens() -> None:
 def test_who_states_none_has_the_usual_one(name: str) -> None:
     """SGLang leaves a share of the memory, whatever its budgets."""
     assert step_of(name) == LargestStep()
+
+
+@pytest.mark.parametrize("tokens", [0, 512, 32_768])
+def test_the_chunks_of_sglang_take_no_memory_from_its_pool(tokens: int) -> None:
+    """It leaves a share of the memory free, whatever it does (`mem_fraction_static`)."""
+    assert step_of("sglang", f"scheduler.chunked_prefill_tokens={tokens}") == LargestStep()

@@ -182,6 +182,23 @@ def test_without_chunks_a_prompt_runs_whole() -> None:
     assert run(SglangScheduler(chunked_prefill_tokens=0), S3, pool=64)[0] == "A4 B14 used 18"
 
 
+@pytest.mark.parametrize(
+    ("chunk_tokens", "batch_tokens", "most"),
+    [(8, 12, 8), (0, 12, 14), (0, 18, 18), (0, 30, 22)],
+)
+def test_no_step_has_more_tokens_than_it_says(
+    chunk_tokens: int, batch_tokens: int, most: int
+) -> None:
+    """B is longer than a batch of twelve, and 22 tokens are all there are."""
+    scheduler = SglangScheduler(
+        chunked_prefill_tokens=chunk_tokens, max_prefill_tokens=batch_tokens
+    )
+    lines = run(scheduler, {**S3, "C": (4, 1, 4)}, pool=64)
+    words = [[word for word in line.split() if order([word])] for line in lines]
+    assert max(sum(int(word[1:]) for word in line) for line in words) == most
+    assert most <= scheduler.largest_prefill(max_model_len=14)
+
+
 def test_mixed_batches_lose_the_flag_each_time() -> None:
     """it2: B fits (10 against 24 - 4 - 1 - 3.5), C does not and the flag is set; the mixed batch
     takes the place of the running one. it3: C fails again, and now the flag stays until A, done at

@@ -346,3 +346,28 @@ def test_a_column_of_classes_that_nobody_has(tmp_path: Path) -> None:
     found = log(tmp_path, line, by)
     assert [each.class_name for each in found.records] == ["a"]
     assert found.warnings == ["--class-by app: no request has None there: all are of class a"]
+
+
+def test_rows_of_one_value_only(tmp_path: Path) -> None:
+    """What is wrong with other rows is not told; a number is compared as text."""
+    rows = HEADER + "never,,,web\n2026-01-01,3,4,job\n2026-01-01,5,6,web\n"
+    found = log(tmp_path, rows, replace(CSV, only=("app", "job")))
+    assert seen(found) == [(0.0, 3, 4)]
+    left = 'left out 2 rows that are no requests, the first: line 2: app: "web"'
+    assert found.warnings == [f"{tmp_path / 'log'}: {left}"]
+    day = '{"at": "2026-01-01", "out": 1, '
+    calls = f'{day}"in": 1}}\n{day}"in": 2, "ok": 200}}'
+    assert seen(log(tmp_path, calls, replace(CSV, only=("ok", "200")))) == [(0.0, 2, 1)]
+
+
+def test_rows_of_a_value_that_none_has(tmp_path: Path) -> None:
+    """The columns are named, for the value may stand elsewhere."""
+    said = fault(tmp_path, '{"at": 1, "in": 2, "out": 3}', replace(CSV, only=("App", "job")))
+    assert said == (
+        ": expected at least one request, got none; left out 1 row that is no request: line 1: "
+        "App: nothing; there are at, in, out"
+    )
+    rows = HEADER + "2026-01-01,3,4,job\n"
+    assert fault(tmp_path, rows, replace(CSV, only=("App", "job"))).startswith(
+        ":1: expected a column 'App' (did you mean 'app'?), got at, in, out, app"
+    )

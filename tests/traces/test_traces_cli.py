@@ -192,6 +192,13 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     assert run(*command, *rest, *took, "--skip-bad").exit_code == 0
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(each["timestamp"], each["class"]) for each in found] == [(0, "batch"), (5000, "code")]
+    result = run(*command, "--only", "app=web", "--skip-bad", "--json")
+    assert json.loads(result.stdout)["requests"] == 1
+    assert f'warning: {log}: left out 1 row that is no request: line 4: app: "job"' in result.stderr
+    for bad in ("app", "=web"):
+        result = run(*command, "--only", bad)
+        assert result.exit_code == 2
+        assert f"error: --only: expected COLUMN=VALUE, got {bad!r}\n" in result.stderr
 
 
 def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:

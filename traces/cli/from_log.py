@@ -63,6 +63,9 @@ def from_log(
             help="Without VALUE: of all other requests. May be given again.",
         ),
     ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="COLUMN=VALUE", help="Leave all other rows out.")
+    ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -90,6 +93,7 @@ def from_log(
         time_unit=time_unit,
         latency=latency,
         latency_unit=latency_unit,
+        only=_only(only),
         delimiter=delimiter,
     )
     log = read_log(path, columns, skip_bad=skip_bad)
@@ -102,6 +106,16 @@ def from_log(
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _only(text: str | None) -> tuple[str, str] | None:
+    """A column and the value that it has to have."""
+    if text is None:
+        return None
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise ConfigError(f"--only: expected COLUMN=VALUE, got {text!r}")
+    return name, value
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:

@@ -16,7 +16,12 @@ MOST_WHOLE: Final = 2**63 - 1
 
 
 def convert_setting(place: str, value: Any, hint: Any) -> Any:
-    """`value` as what `hint` asks for; else a ConfigError with the place and what was expected."""
+    """`value` as what `hint` asks for; else a ConfigError with the place, in a table that of its
+    entry, and what was expected.
+    """
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        of_values = typing.get_args(hint)[1]
+        return {key: convert_setting(f"{place}.{key}", value[key], of_values) for key in value}
     try:
         converted = msgspec.convert(value, hint)
     except (msgspec.ValidationError, TypeError) as error:

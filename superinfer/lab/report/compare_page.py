@@ -138,21 +138,27 @@ def _metrics_note(known: Known) -> str:
         "Below each value its difference from the reference, in percentage points for shares and "
         "in per cent of the reference otherwise; better and worse say which way it goes."
     )
-    intervals = [found.interval for found in known.values() if found.interval]
-    if intervals:
-        methods = sorted({f"{100 * bounds.level:g} %, {bounds.method}" for bounds in intervals})
-        note += (
-            f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
-            '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, or '
-            "fewer than ten requests lie beyond a quantile, so the difference may be chance. "
-            "Without brackets there is no interval, and it may be chance as well."
-        )
+    note += _intervals_note(known)
     if _seeds(known) > 1:
         note += (
             f" Values are means over {_seeds(known)} seeds; those of which no difference over "
             "seeds was given are of the first."
         )
     return note
+
+
+def _intervals_note(known: Known) -> str:
+    """What bounds a difference, and what is called unclear; empty where neither occurs."""
+    rare = "fewer than ten requests lie beyond a quantile, so the difference may be chance"
+    intervals = [found.interval for found in known.values() if found.interval]
+    if not intervals:
+        return f" Unclear: {rare}." if any(found.few for found in known.values()) else ""
+    methods = sorted({f"{100 * bounds.level:g} %, {bounds.method}" for bounds in intervals})
+    return (
+        f" In brackets the confidence interval of the difference ({'; '.join(methods)}), with "
+        '"to" in the metric\'s own unit where it goes below -100 %; unclear: it holds zero, or '
+        f"{rare}. Without brackets there is no interval, and it may be chance as well."
+    )
 
 
 def _seeds(known: Known) -> int:

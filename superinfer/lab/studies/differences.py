@@ -133,24 +133,22 @@ def check_metric(metric: str, summary: Summary) -> None:
 
 
 class _Pair:
-    """The requests of two runs of one trace; nothing where they are not the same requests."""
+    """The requests of two runs; where they are the same ones, of one trace, metrics are paired."""
 
     def __init__(self, run: Run, base: Run) -> None:
         one, other = RequestRows.of(run), RequestRows.of(base)
-        self._both: tuple[RequestRows, RequestRows] | None = None
-        if one is not None and other is not None and one.same_requests(other):
-            self._both = one, other
+        self._known = [rows for rows in (one, other) if rows is not None]
+        self._same = one is not None and other is not None and one.same_requests(other)
 
     def interval(self, metric: str) -> tuple[Interval | None, bool]:
-        """Block bootstrap interval for the difference of a metric that requests determine; and
-        whether there is none because these are too few.
+        """Block bootstrap interval for the difference of a metric that requests determine, where
+        both runs met the same ones; and whether either has too few for it.
         """
-        if self._both is None:
-            return None, False
-        one, other = (rows.estimate(metric) for rows in self._both)
-        if one is None or other is None:
-            return None, False
-        return interval_of(one, other), too_few(one, other)
+        found = [rows.estimate(metric) for rows in self._known]
+        estimates = [estimate for estimate in found if estimate is not None]
+        if self._same and len(estimates) == 2:
+            return interval_of(*estimates), too_few(*estimates)
+        return None, too_few(*estimates)
 
 
 def _difference(

@@ -118,7 +118,7 @@ def too_few(*estimates: Estimate) -> bool:
     The interval of a single quantile of lognormal values holds it in 83 % with 3 values beyond, in
     88 % with 5, 92 % with 10 and 93.5 % with 18 (sigma 1, 200 samples each).
     """
-    return min(each.beyond for each in estimates) < FEWEST_BEYOND - 1e-9
+    return any(each.beyond < FEWEST_BEYOND - 1e-9 for each in estimates)
 
 
 def interval_of(one: Estimate, less: Estimate | None = None) -> Interval | None:

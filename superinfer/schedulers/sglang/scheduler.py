@@ -81,6 +81,10 @@ class SglangScheduler:
 
     # -- protocol -------------------------------------------------------------------------------
 
+    def largest_prefill(self, max_model_len: int) -> int:
+        """A chunk; uncut, the longest prompt or as many shorter ones as a batch takes."""
+        return self.chunked_prefill_tokens or max(self.max_prefill_tokens, max_model_len)
+
     def bind(self, machine: Machine) -> None:
         """Settle the defaults that depend on the machine."""
         check_settings(self, machine.block_tokens)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from public_data import REPOSITORY
 from serving_kit import asking, ended, serving
 
-from executor.serving.recording import Recording
+from executor.serving.recording import Recording, held_file
 from superinfer.errors import ConfigError
 from superinfer.request import SLO
 from superinfer.slo_classes import PRESETS
@@ -26,14 +29,65 @@ def test_a_recording_is_in_the_order_of_arrival(
         for index in (2, 0, 3):
             recording.add(*ended(index))
         assert recording.written == 1
+        assert held_file(path).read_bytes().count(b"\n") == 2
         recording.add(*ended(1, "rejected", output_tokens=0))
         assert (recording.written, recording.left_out) == (3, 1)
+        assert not held_file(path).read_bytes(), "nobody waits"
+        recording.add(*ended(5))
+        assert held_file(path).read_bytes().count(b"\n") == 1
+        recording.add(*ended(4))
+    assert not held_file(path).exists()
     requests = read_trace(path).requests
-    assert [request.request_id for request in requests] == ["r0", "r2", "r3"]
+    assert [request.request_id for request in requests] == ["r0", "r2", "r3", "r4", "r5"]
     said = capsys.readouterr().err
-    assert said == f"3 requests in {path}; 1 without a token are left out\n"
+    assert said == f"5 requests in {path}; 1 without a token are left out\n"
     with pytest.raises(ConfigError, match=r"--record: .* is there already"):
         Recording(path)
+
+
+def test_those_that_wait_for_nobody_any_more_are_written_in_the_end(tmp_path: Path) -> None:
+    """As where the time to shut down is over before the first of them has ended."""
+    path = tmp_path / "asked.jsonl"
+    with closing(Recording(path)) as recording:
+        for index in (3, 1):
+            recording.add(*ended(index))
+        assert not path.read_bytes()
+    assert [request.request_id for request in read_trace(path).requests] == ["r1", "r3"]
+    assert not held_file(path).exists()
+
+
+def test_who_is_killed_leaves_all_that_has_ended(tmp_path: Path) -> None:
+    """Put together as the documents say; no file of the killed one is written over."""
+    path = tmp_path / "asked.jsonl"
+    text = (REPOSITORY / "docs" / "serving.md").read_text()
+    (command,) = re.findall(r"^sort -u .*$", text, re.MULTILINE)
+    with closing(Recording(path)) as recording:
+        for index in (4, 1, 0, 3):  # and never 2
+            recording.add(*ended(index, arrival_s=float(index)))
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+        path.unlink()
+        with pytest.raises(ConfigError, match=r"--record: .*asked\.jsonl\.held is there already"):
+            Recording(path)
+    requests = read_trace(tmp_path / "all.jsonl").requests
+    assert [request.request_id for request in requests] == ["r0", "r1", "r3", "r4"]
+
+
+@pytest.mark.parametrize("when", ["while serving", "at the end"])
+def test_a_full_disk_leaves_what_was_held_back(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "asked.jsonl"
+    with closing(Recording(path)) as recording:
+        recording.add(*ended(1))
+        monkeypatch.setattr(recording, "_write", full)
+        if when == "while serving":
+            recording.add(*ended(0))
+    said = capsys.readouterr().err
+    assert said == "warning: --record: No space left on device: no more is written\n"
+    assert held_file(path).read_bytes().count(b"\n") == 1
 
 
 def test_a_full_disk_ends_the_record_alone(

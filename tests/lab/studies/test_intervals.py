@@ -320,8 +320,22 @@ def test_equal_runs_do_not_differ(tmp_path: Path) -> None:
 
 
 def test_other_requests_are_not_paired(tmp_path: Path) -> None:
-    arms = {"a": [stored(tmp_path, [0.5] * 100)], "b": [stored(tmp_path, [0.5] * 99)]}
-    assert all(each.interval is None for each in differences(arms))
+    """But a quantile that a handful of requests make says as little, in whichever run it is one."""
+    for rows in ((1000, 1001), (1000, 990), (990, 1000)):
+        arms = {name: [stored(tmp_path, [0.5] * n)] for name, n in zip("ab", rows, strict=True)}
+        found = {each.metric: each for each in differences(arms)}
+        assert all(each.interval is None for each in found.values())
+        assert found["p99_ttft_ms"].few == (990 in rows)
+        assert found["p999_ttft_ms"].few and not found["mean_ttft_ms"].few
+
+
+def test_a_run_without_its_requests_is_told_by_the_other(tmp_path: Path) -> None:
+    """Its folder may have been thinned out; of two of them nothing is known."""
+    whole = stored(tmp_path, [0.5] * 990)
+    bare = summarised(**dict.fromkeys(("p99_ttft_ms", "mean_ttft_ms"), 7.0))
+    for one, other, few in ((whole, bare, True), (bare, whole, True), (bare, bare, False)):
+        found = differences({"a": [one], "b": [other]}, ["p99_ttft_ms", "mean_ttft_ms"])
+        assert [(each.few, each.interval) for each in found] == [(few, None), (False, None)]
 
 
 def test_estimates_are_the_numbers_of_the_summary(tmp_path: Path) -> None:

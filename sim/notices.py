@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from numpy import isfinite
 
+from sim.model_warnings import model_warnings
 from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
@@ -51,15 +52,21 @@ def warn_of_notes(config: Config) -> None:
 
 
 def say_of_parts(points: Points) -> None:
-    """What needs no trace: a router where there is nothing to choose from, more memory than there
-    is, and pairs of policies. The engines of all points can be built.
+    """What needs no trace: a router where there is nothing to choose from, what is left out of a
+    model, more memory than there is, and pairs of policies. The engines of all points can be built.
 
     Where replicas are varied, one replica is but the first of several numbers.
     """
     if all(config.run.replicas == 1 for config in points.values()):
         _say_of_whom("warning", {key: _unused_router(config) for key, config in points.items()})
+    warn_of_models(points)
     warn_of_blocks(points)
     say_of_pairs(points)
+
+
+def warn_of_models(points: Points) -> None:
+    """Say what a model has that is not simulated, and where more is asked of it than it has."""
+    _say_of_whom("warning", {key: model_warnings(config) for key, config in points.items()})
 
 
 def warn_of_blocks(points: Points) -> None:

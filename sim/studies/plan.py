@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
-from sim.notices import as_point, say, say_of_pairs, say_of_points, warn_of_blocks, warn_of_notes
+from sim.notices import (
+    as_point,
+    say,
+    say_of_pairs,
+    say_of_points,
+    warn_of_blocks,
+    warn_of_models,
+    warn_of_notes,
+)
 from sim.run import build_engine
 from sim.studies.candidates import Candidate, Plan, PlanWish
 from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
@@ -71,6 +79,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
         check_kept(wish.out, _STUDY)
     check_seeds(config.run, wish.seeds)
     found = Plan(config, wish, prices, _candidates(config, wish))
+    warn_of_models(as_point(config))
     warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
     workload = read_workload(config)

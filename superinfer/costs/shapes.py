@@ -183,13 +183,26 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
     preset = PRESETS.get(canonical_name(str(name_or_path)))
     if preset is not None:
         return preset
-    path = Path(name_or_path)
-    if path.is_dir():
-        path /= "config.json"
+    path = _config_path(name_or_path)
     if not path.is_file():
         known = ", ".join(PRESETS) + did_you_mean(str(name_or_path), PRESETS)
         raise ConfigError(f"unknown model {str(name_or_path)!r}: no such file; presets: {known}")
     return _from_config(_read_config(path), path)
+
+
+def left_out(name_or_path: str | Path) -> list[str]:
+    """Keys of a model's `config.json` that change weights or cache and no `ModelShape` has; none of
+    a preset. InputError for a config that cannot be used.
+    """
+    if canonical_name(str(name_or_path)) in PRESETS:
+        return []
+    config = _read_config(_config_path(name_or_path))
+    # Qwen's files state a window and a switch, Mistral's a window alone.
+    windowed = config.get(
+        "use_sliding_window", not str(config.get("model_type")).startswith("qwen")
+    )
+    used = {"quantization_config": True, "sliding_window": windowed}
+    return [key for key, counts in used.items() if counts and config.get(key)]
 
 
 def canonical_name(name: str) -> str:
@@ -198,6 +211,11 @@ def canonical_name(name: str) -> str:
     for suffix in ("-2507", "-hf", "-v0.1", "-instruct", "-chat"):
         text = text.removesuffix(suffix)
     return _ALIASES.get(text, text)
+
+
+def _config_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    return path / "config.json" if path.is_dir() else path
 
 
 def _read_config(path: Path) -> dict[str, Any]:

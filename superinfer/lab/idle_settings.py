@@ -10,14 +10,16 @@ from superinfer.request import Request
 
 def idle_settings(config: Config, requests: Sequence[Request]) -> list[str]:
     """One line per such setting, for a warning: classes whose names differ from those of the
-    requests by capitals alone, prefix caching without hash ids, a rate that answers set.
+    requests by capitals alone, prefix caching without hash ids, times that answers set.
     """
     run = config.run
     found = list(_lookalikes(config.classes, requests))
     if run.prefix_caching and not any(request.hash_ids for request in requests):
         found.append("run.prefix_caching: no request has hash_ids, so no prompts begin alike")
-    if run.concurrency and run.rate_scale != 1:
-        found.append("run.rate_scale: not used with run.concurrency, where answers set the pace")
+    if run.concurrency:
+        times = {"rate_scale": run.rate_scale, "burstiness": run.burstiness}
+        unused = [f"run.{key}: not used with run.concurrency" for key in times if times[key] != 1]
+        found += [f"{line}, where answers set the pace" for line in unused]
     return found
 
 

@@ -181,9 +181,10 @@ class RunMetrics:
     def _replica(self, rows: Ints, use: ReplicaUse, span_s: float) -> Summary:
         """The figures of one replica; its use is of the whole run, also beside a window."""
         group, block_bytes = self.group(rows), self.record.block_bytes
+        busy_s = min(use.busy_s, span_s)  # with lag 1 a step may come after the last answer
         return {
             **{key: group[key] for key in REPLICA_KEYS},
-            "utilisation": ratio(use.busy_s, span_s),
+            "utilisation": ratio(busy_s, span_s),
             "prefix_hit_rate": ratio(use.prefix_hit_tokens, use.prefix_query_tokens),
             "peak_kv_bytes": use.peak_referenced_blocks * block_bytes,
             "peak_slab_bytes": self._slab_bytes(use.peak_used_blocks),

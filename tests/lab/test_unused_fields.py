@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from superinfer.request import Request
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.priority import PriorityScheduler
+from superinfer.slo_classes import PRESETS
 from traces.workload import Workload
 
 Contents = tuple[str, tuple[int, ...]]
@@ -77,6 +79,17 @@ def test_prompts_that_begin_alike_and_no_cache() -> None:
     wanted = "prompts begin alike by their hash_ids, and --prefix-caching is off"
     assert unused_fields(load_config(), alike) == [wanted]
     assert unused_fields(load_config(prefix_caching=True), alike) == []
+
+
+def test_fewer_bits_and_a_memory_policy_that_takes_none_away() -> None:
+    wanted = "min_kv_bits of batch: memory policy lru takes no bits away (slo_aware does)"
+    small, plain = (
+        Request("r", 0.0, 9, 9, slo_class=replace(PRESETS["batch"], min_kv_bits=bits))
+        for bits in (4, 16)
+    )
+    assert unused_fields(load_config(), [plain, small]) == [wanted]
+    assert unused_fields(load_config(), [plain]) == []
+    assert unused_fields(load_config(memory="slo_aware"), [plain, small]) == []
 
 
 NONE, ONE = ("", ()), ("", (1, 2))

@@ -25,6 +25,15 @@ from superinfer.sequence import Sequence, State
 # -- virtual token counters -----------------------------------------------------------------------
 
 
+class Tenants(dict[str, Any]):
+    """Tenants whose like is not asked for but by name."""
+
+    def _refuse(self) -> Any:
+        raise AssertionError
+
+    __iter__ = items = keys = values = _refuse
+
+
 def test_service_is_weighted_tokens() -> None:
     """16 prompt tokens and two requests of 5 and 3 steps: 16 + 2 * 8."""
     tenants = TenantCounters()
@@ -73,6 +82,20 @@ def test_a_lift_counts_the_steps_until_now() -> None:
     tenants.arrive("b")
     tenants.lift(50)
     assert tenants.service("b", 50) == 100
+
+
+@pytest.mark.interpreted
+def test_tenants_of_the_past_are_not_looked_through() -> None:
+    """Who comes back is compared with those who are active, however many there ever were."""
+    tenants = TenantCounters()
+    tenants._tenants = Tenants()
+    for name in ("steady", "a", "b", "a"):
+        tenants.arrive(name)
+        tenants.lift(0)
+        tenants.prefilled(name, 7)
+        if name != "steady":
+            tenants.leave(name)
+    assert [tenants.service(name, 0) for name in ("steady", "a", "b")] == [7, 21, 14]
 
 
 def served(played: Run, until_s: float) -> dict[str, float]:
@@ -131,14 +154,24 @@ def test_backlogged_tenants_get_the_same_service(sizes: list[tuple[int, int, int
 
 def test_a_tenant_that_comes_back_is_compared_with_the_present() -> None:
     """A decodes 80 tokens in one slice. Then each tenant sends a request, and there is one place:
-    m starts where g is now, not where it was at the beginning of the slice, and the tie goes by
-    name.
+    m starts where g is now, not where it was at the beginning of the slice, and of equals the
+    first comes first.
     """
     requests = [arriving(0, 0.0, 8, tenant="g")]
-    requests += [arriving(1, 80.5, 8, tenant="m"), arriving(2, 80.5, 8, tenant="g")]
+    requests += [arriving(1, 80.5, 8, tenant="g"), arriving(2, 80.5, 8, tenant="m")]
     played = run(rotating(max_num_seqs=2, admission=False), requests, [200, 4, 4], 64)
     starts = played.record.table.first_scheduled_s
-    assert starts[2] == 81.0 and starts[1] == 85.0
+    assert starts[1] == 81.0 and starts[2] == 85.0
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_tenants_with_the_same_service_the_first_comes_first(names: tuple[str, str]) -> None:
+    """Whatever their names are: one place, and nobody got anything yet."""
+    jobs = {"X": (8, 3), "Y": (8, 3)}
+    requests = {job: {"tenant": name} for job, name in zip(jobs, names, strict=True)}
+    scheduler = rotating(max_num_seqs=1, admission=False)
+    lines = iterations(scheduler, jobs, requests=requests)
+    assert [line[0] for line in lines if line[1].isdigit()] == ["X", "Y"]
 
 
 def test_without_fairness_the_first_comes_first() -> None:
@@ -152,7 +185,8 @@ def test_without_fairness_the_first_comes_first() -> None:
 
 def test_the_tenant_with_less_service_goes_first() -> None:
     """One place. G's first request (8 prompt tokens and 2 decodes: 12) is followed by M's (4 tokens
-    and 4 decodes: 12); the tie goes by name, to G's second (24), then M's second, G's third.
+    and 4 decodes: 12); of equals the first comes first, G's second (24), then M's second and G's
+    third.
     """
     jobs = {"A": (8, 3), "B": (8, 3), "C": (8, 3), "X": (4, 5), "Y": (4, 5)}
     requests = {name: {"tenant": "g" if name in "ABC" else "m"} for name in jobs}
@@ -243,8 +277,8 @@ def served_in_turn(share: AgedShare, blocks: dict[str, int], number: int) -> lis
 
 def test_the_aged_of_a_flood_do_not_come_before_those_of_others() -> None:
     """Tenant a, with ten times as many and aged first, has requests of 2 blocks, b of 4: a ends at
-    2, b at 4, a at 4 (the tie goes by name), a at 6, b at 8, and so on. Without fairness the order
-    is that of aging.
+    2, b at 4, a at 4 (of equals the first comes first), a at 6, b at 8, and so on. Without fairness
+    the order is that of aging.
     """
     for fair in (True, False):
         share = AgedShare(0.1, 4.0, fair)
@@ -256,6 +290,18 @@ def test_the_aged_of_a_flood_do_not_come_before_those_of_others() -> None:
         assert found == (
             ["a0", "b20", "a1", "a2", "b21", "a3"] if fair else [f"a{index}" for index in range(6)]
         )
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_aged_that_took_the_same_the_first_comes_first(names: tuple[str, str]) -> None:
+    """Whatever their tenants are called, also behind one that is not aged any more."""
+    share = AgedShare(0.1, 4.0)
+    gone = queued(share, 0, names[1])
+    for index, name in enumerate((*names, *names), 1):
+        queued(share, index, name)
+    gone.ticket = -1
+    found = served_in_turn(share, {"a": 2, "b": 2}, 4)
+    assert [int(each[1:]) for each in found] == [1, 2, 3, 4]
 
 
 def test_having_nobody_aged_earns_no_credit_in_the_share() -> None:

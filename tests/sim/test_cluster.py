@@ -236,6 +236,13 @@ def test_use_is_the_time_in_which_steps_were_under_way() -> None:
     assert (second["utilisation"], second["submitted"], second["steps"]) == (0.0, 0, 0)
 
 
+def test_no_replica_is_busy_for_longer_than_the_run() -> None:
+    chosen = config(replicas=2, limit=1, lag=1)
+    busy, idle = simulated(chosen, load_workload(chosen))[1]["replicas"]
+    # The step that was planned ahead is under way when the only answer is whole.
+    assert (busy["utilisation"], idle["utilisation"]) == (1.0, 0.0)
+
+
 def test_more_replicas_serve_sooner() -> None:
     waits = []
     for replicas in (1, 4):

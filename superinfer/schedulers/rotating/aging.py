@@ -79,13 +79,13 @@ class AgedShare:
         while waiting:
             tenant = next(iter(waiting))
             if len(waiting) > 1:
-                tenant = min(waiting, key=lambda name: (self._taken[name], name))
+                tenant = min(waiting, key=self._turn)
             queue = waiting[tenant]
-            while queue and queue[0][0] != queue[0][1].ticket:
-                queue.popleft()
-            if queue:
+            if queue[0][0] == queue[0][1].ticket:
                 return queue[0][1]
-            del waiting[tenant]
+            queue.popleft()
+            if not queue:
+                del waiting[tenant]
         return None
 
     def fits(self, need_blocks: int, total_blocks: int) -> bool:
@@ -104,6 +104,10 @@ class AgedShare:
         """A request leaves the device, and is not aged any more."""
         self._blocks -= job.aged_blocks
         job.aged, job.aged_blocks = False, 0
+
+    def _turn(self, tenant: str) -> tuple[int, int]:
+        """By what its aged took; of equals the one whose first request came first."""
+        return self._taken[tenant], self._waiting[tenant][0][1].seq.request.index
 
     def _tenant(self, job: Job) -> str:
         return job.seq.request.tenant if self._fair else ""

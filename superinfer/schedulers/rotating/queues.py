@@ -83,8 +83,9 @@ class LaxityQueues:
 
 class TenantQueues:
     """Jobs without a latest start: by turn (`Job.turn`), then tenants by the service they got, then
-    by arrival; late prompts shortest first, since nobody's deadline depends on their order and so
-    the fewest of them wait behind a long one. Age brings in the long ones (aging.py).
+    by arrival, also between tenants that got as much; late prompts shortest first, since nobody's
+    deadline depends on their order and so the fewest of them wait behind a long one. Age brings in
+    the long ones (aging.py).
     """
 
     def __init__(self, counters: TenantCounters, fair: bool) -> None:
@@ -133,7 +134,7 @@ class TenantQueues:
         tenant = next(iter(heaps))
         if len(heaps) > 1:
             served = self._counters.service
-            tenant = min(heaps, key=lambda name: (served(name, step), name))
+            tenant = min(heaps, key=lambda name: (served(name, step), heaps[name][0][:2]))
         return heaps[tenant][0][3]
 
 

@@ -28,30 +28,37 @@ class TenantCounters:
 
     def __init__(self) -> None:
         self._tenants: dict[str, _Tenant] = {}
-        self._returned: list[str] = []
+        self._active: dict[str, None] = {}
+        """Who has live requests, apart from the returned. Tenants of the past may be many."""
+        self._returned: dict[str, None] = {}
+        """Who came back from idleness and has not been lifted yet, in order of coming."""
 
     def arrive(self, name: str) -> None:
         """A request of the tenant came in."""
         tenant = self._tenants.get(name)
         if tenant is None:
             tenant = self._tenants[name] = _Tenant()
-        if not tenant.live and name not in self._returned:
-            self._returned.append(name)
+        if not tenant.live:
+            self._returned[name] = None
         tenant.live += 1
 
     def lift(self, step: int) -> None:
         """Let those who came back from idleness start no lower than who was active."""
-        while self._returned:
-            name = self._returned[0]
-            others = [n for n, t in self._tenants.items() if t.live and n not in self._returned]
-            if others:
-                tenant, low = self._tenants[name], min(self.service(n, step) for n in others)
+        for name in self._returned:
+            tenant = self._tenants[name]
+            if self._active:
+                low = min(self.service(other, step) for other in self._active)
                 tenant.served = max(tenant.served, low)
-            del self._returned[0]
+            if tenant.live:
+                self._active[name] = None
+        self._returned.clear()
 
     def leave(self, name: str) -> None:
         """A request of the tenant ended."""
-        self._tenants[name].live -= 1
+        tenant = self._tenants[name]
+        tenant.live -= 1
+        if not tenant.live:
+            self._active.pop(name, None)
 
     def prefilled(self, name: str, tokens: int) -> None:
         """Prompt tokens were computed."""

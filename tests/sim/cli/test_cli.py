@@ -307,6 +307,7 @@ def test_what_only_the_run_can_tell_is_looked_up_after_it(cli: Cli, folder: Path
     [
         (("--prefix-caching",), "run.prefix_caching: no request has hash_ids"),
         (("--concurrency", "2", "--rate-scale", "3"), "run.rate_scale: not used with run.conc"),
+        (("--concurrency", "2", "--set", "run.burstiness=0"), "run.burstiness: not used with"),
         (("--router", "slo_aware"), "run.router: slo_aware is not used with one replica"),
         (("--device", "l40s"), "no profile of llama-3.1-8b on l40s at tp 1: step times are nom"),
     ],

@@ -10,10 +10,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from executor.models.tokenizer import ByteTokenizer
@@ -26,9 +28,11 @@ from executor.serving.recording import Recording
 from executor.serving.server import Server, listener_at, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, Session, open_session
+from executor.steps.runner import Batch, Launched
 from superinfer.request import SLO, Request
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
+"""For what has to come true; only a test that fails waits so long."""
 
 
 @dataclass
@@ -104,6 +108,25 @@ def serving(tmp_path: Path, rules: Rules | None = None, **options: Any) -> Itera
         service = Service(engine, prompts, classes, rules or Rules("tiny"), recording.add)
         with listening(service) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             yield Served(service, session, client, url)
+
+
+@contextmanager
+def held(session: Session, after: int = 0) -> Iterator[None]:
+    """From the `after`-th one on no step begins until the end of the block, so that nothing that is
+    under way ends before what is asked meanwhile, however slow the machine is.
+    """
+    going, launch, passed = threading.Event(), session.runner.launch, count()
+
+    def launch_later(batch: Batch) -> Launched:
+        assert next(passed) < after or going.wait(PATIENCE_S)
+        return launch(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.runner, "launch", launch_later)
+        try:
+            yield
+        finally:
+            going.set()
 
 
 @contextmanager

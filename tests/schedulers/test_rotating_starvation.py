@@ -70,7 +70,7 @@ class Bound:
 
         Other tenants' aged may take as much as this one's, and twice the longest request.
         """
-        if self._is_pause(wait):
+        if self._is_pause(wait) and self._requests[wait.row].slo.tpot_s:
             return self._stream_excess_s(wait)
         aged = [w for w in self._waits if w.aged_s < wait.end_s and w.end_s > wait.aged_s]
         mine = [w for w in aged if w.tenant == wait.tenant and w.aged_s <= wait.aged_s]
@@ -86,7 +86,9 @@ class Bound:
         return wait.end_s - wait.aged_s - by_share_s - 2 * ahead * self._stay_s
 
     def _stream_excess_s(self, wait: Wait) -> float:
-        """The same of a stream: only who waited before it, and the aged, come in before it."""
+        """The same of a stream that is owed its next token, which is never aged: only who waited
+        before it, and the aged, come in before it.
+        """
         inside = [w for w in self._waits if wait.start_s < w.end_s < wait.end_s]
         before = [w for w in inside if w.start_s < wait.start_s or not self._is_pause(w)]
         return wait.end_s - wait.aged_s - 2 * (len(before) + 1) * self._stay_s

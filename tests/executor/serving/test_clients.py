@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_kit import PATIENCE_S, Served, asking, serving, until
+from serving_kit import Served, asking, held, serving, until
 
 from executor.serving import clients, server
 from executor.serving.bodies import CompletionBody
@@ -25,7 +24,6 @@ from executor.serving.exchange import Exchange
 from executor.serving.letters import Leave, Wish
 from executor.serving.replies import COMPLETION, Envelope
 from executor.serving.service import Rules, Service
-from executor.steps.runner import Batch, Launched
 from superinfer.schedulers.fcfs import FcfsScheduler
 
 REFUSED = (
@@ -164,10 +162,9 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
     settings = ["scheduler.max_num_seqs=1"]
     rules = Rules("tiny", most_waiting=2)
     with serving(tmp_path, rules, scheduler="vllm", settings=settings) as served:
-        with ThreadPoolExecutor(3) as pool:
-            found = served.service.engine
-            more = {"max_tokens": 600, "ignore_eos": True}
-            busy = [pool.submit(served.text, "a", **more)]
+        busy, found, more = [], served.service.engine, {"max_tokens": 40, "ignore_eos": True}
+        with ThreadPoolExecutor(3) as pool, held(served.session, after=9):
+            busy.append(pool.submit(served.text, "a", **more))
             until(lambda: found.number == 1 and not found.waiting.number())
             busy += [pool.submit(served.text, "a", **more) for _ in range(2)]
             until(lambda: found.waiting.number() == 2)
@@ -178,7 +175,7 @@ def test_too_many_that_wait_are_turned_away(tmp_path: Path) -> None:
             assert expected_s > 600, "as long as the earliest of them waits"
             assert "too many requests wait" in reply.json()["error"]["message"]
             assert served.metrics()[REFUSED] == 1
-            assert len({future.result() for future in busy}) == 1
+        assert len({future.result() for future in busy}) == 1
         assert served.client.post("/v1/completions", json=asking("a")).status_code == 200
 
 
@@ -187,8 +184,8 @@ def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> 
     settings = ["scheduler.max_num_seqs=1"]
     rules = Rules("tiny", most_waiting=1)
     with serving(tmp_path, rules, scheduler="priority", settings=settings) as served:
-        engine, more = served.service.engine, {"max_tokens": 600, "ignore_eos": True}
-        with ThreadPoolExecutor(4) as pool:
+        engine, more = served.service.engine, {"max_tokens": 40, "ignore_eos": True}
+        with ThreadPoolExecutor(4) as pool, held(served.session, after=9):
 
             def waits(number: int, **wish: Any) -> None:
                 pool.submit(served.text, "a", **more, **wish)
@@ -276,21 +273,13 @@ def test_a_step_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The server says so while it lasts, and no longer; an engine without work is well."""
     monkeypatch.setattr(server, "LOOK_EVERY_S", 0.05)
     with serving(tmp_path, Rules("tiny", stuck_s=1.0)) as served, ThreadPoolExecutor() as pool:
-        runner, going = served.session.runner, threading.Event()
-        launch = runner.launch
-
-        def hanging(batch: Batch) -> Launched:
-            assert going.wait(PATIENCE_S)
-            return launch(batch)
-
-        monkeypatch.setattr(runner, "launch", hanging)
-        time.sleep(1.5)
-        assert served.client.get("/health").status_code == 200
-        answer = pool.submit(served.text, "a")
-        until(lambda: served.client.get("/health").status_code == 503)
-        message = served.client.get("/health").json()["error"]["message"]
-        assert re.fullmatch(r"the engine has not come to the end of a step for \d+ s", message)
-        going.set()
+        with held(served.session):
+            time.sleep(1.5)
+            assert served.client.get("/health").status_code == 200
+            answer = pool.submit(served.text, "a")
+            until(lambda: served.client.get("/health").status_code == 503)
+            message = served.client.get("/health").json()["error"]["message"]
+            assert re.fullmatch(r"the engine has not come to the end of a step for \d+ s", message)
         until(lambda: served.client.get("/health").status_code == 200)
         assert len(answer.result()) == 12
 
@@ -355,8 +344,9 @@ async def _nothing(reply: Any) -> None:
 
 def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
     with serving(tmp_path) as served, ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(served.text, "a", max_tokens=100)
-        until(lambda: served.service.engine.number == 1)
-        served.service.draining = True
-        assert served.refusal(asking("a"), 503) == "the server is shutting down"
+        with held(served.session):
+            under_way = pool.submit(served.text, "a", max_tokens=100)
+            until(lambda: served.service.engine.number == 1)
+            served.service.draining = True
+            assert served.refusal(asking("a"), 503) == "the server is shutting down"
         assert len(under_way.result()) == 100

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import pytest
-from serving_kit import ended
+from serving_kit import PATIENCE_S, ended
 
 from executor.serving import engine_client
 from executor.serving.engine_client import EngineClient
@@ -23,9 +23,11 @@ FACTS = Facts(32, 100, 1000, True, False, 0.0)
 
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Connection]]:
-    """Both ends of a connection, of which the engine's is in the hands of the test."""
-    monkeypatch.setattr(engine_client, "STOP_S", 0.05)
-    monkeypatch.setattr(engine_client, "LOOK_S", 0.05)
+    """Both ends of a connection, of which the engine's is in the hands of the test: it is waited
+    for however slow the machine is.
+    """
+    monkeypatch.setattr(engine_client, "STOP_S", PATIENCE_S)
+    monkeypatch.setattr(engine_client, "LOOK_S", PATIENCE_S)
     here, there = Pipe()
     yield here, there
     here.close()
@@ -60,8 +62,12 @@ def asked(client: EngineClient, heard: Heard) -> int:
     return ask.index
 
 
-def test_an_engine_that_hangs_is_given_up(ends: tuple[Connection, Connection]) -> None:
+def test_an_engine_that_hangs_is_given_up(
+    ends: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipe that is full of what nobody reads keeps nobody, either."""
+    monkeypatch.setattr(engine_client, "STOP_S", 0.05)
+    monkeypatch.setattr(engine_client, "LOOK_S", 0.05)
 
     async def run() -> None:
         client = EngineClient(ends[0], FACTS)
@@ -74,7 +80,7 @@ def test_an_engine_that_hangs_is_given_up(ends: tuple[Connection, Connection]) -
         assert "has not ended its step" in str(client.error)
         assert heard.ended.outcome == "unfinished" and not client.number
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_a_letter_that_cannot_be_taken_keeps_no_other(ends: tuple[Connection, Connection]) -> None:
@@ -91,7 +97,7 @@ def test_a_letter_that_cannot_be_taken_keeps_no_other(ends: tuple[Connection, Co
         await client.over.wait()
         assert bad.ended is not None and good.ended is not None
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_what_cannot_be_read_ends_it(ends: tuple[Connection, Connection]) -> None:
@@ -102,7 +108,7 @@ def test_what_cannot_be_read_ends_it(ends: tuple[Connection, Connection]) -> Non
         await client.over.wait()
         assert "what the engine says cannot be read" in str(client.error)
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_who_stops_and_looks_is_answered(ends: tuple[Connection, Connection]) -> None:
@@ -119,7 +125,7 @@ def test_who_stops_and_looks_is_answered(ends: tuple[Connection, Connection]) ->
         await stopping
         assert client.error is None
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 class Local(Exception):

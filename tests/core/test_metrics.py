@@ -489,7 +489,7 @@ def test_memory_does_not_grow_with_tokens() -> None:
 
 def test_nineteen_million_tokens_take_a_moment() -> None:
     record = large_record(requests=100_000, steps=500_000, mean_tokens=190)
-    started = time.perf_counter()
+    started = time.process_time()
     summary = summarise(record)
-    assert time.perf_counter() - started < 5, "about 0.5 s on one core"
+    assert time.process_time() - started < 5, "about 0.5 s on one core"
     assert summary["total_output_tokens"] > 18_000_000

@@ -334,7 +334,7 @@ def test_a_calibration_out_of_time_leaves_its_kernels(
     results = Results(tmp_path / "results.json")
     found = part("calibrate-70b", fast=True)
     results.recorded = partial(_pack, "calibrate-70b", found, options)
-    run_part("calibrate-70b", found, replace(context(tmp_path), seconds=3.0), results)
+    run_part("calibrate-70b", found, replace(context(tmp_path), seconds=6.0), results)
     assert results.checks("calibrate-70b")["calibrate"]["error"] == NO_TIME[1]
     with tarfile.open(tmp_path / "calibrate-70b.tar.gz") as archive:
         assert archive.getnames() == ["profiles/llama-3.1-70b.part.json"]

@@ -235,7 +235,7 @@ def slow_arm(folder: Path, pause_s: float) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_comparison_goes_on_in_its_folder(folder: Path, how: signal.Signals) -> None:
-    slow_arm(folder, 0.02)
+    slow_arm(folder, 0.05)
     running = process("t.jsonl", *SLOW, "--out", "c")
     killed_runs.until(lambda: stored(folder / "c"))
     os.killpg(running.pid, how)

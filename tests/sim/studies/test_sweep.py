@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from inline_engine import Inline
-from killed_runs import COUNTING, process, stored, until
+from killed_runs import COUNTING, none_works, process, stored, until
 
 Call = Callable[..., tuple[int, str, list[str]]]
 PNG = b"\x89PNG"
@@ -280,7 +279,7 @@ def test_a_killed_sweep_goes_on_and_runs_nothing_twice(killed_folder: Path, engi
     until(lambda: len(stored(killed_folder / "s")) >= 3, running)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    time.sleep(2.0)  # workers end with their parent
+    until(lambda: none_works(killed_folder / "log"))
     kept, started = stored(killed_folder / "s"), begun(killed_folder)
     assert 3 <= len(kept) < 10 and started <= len(kept) + 2, "two at a time"
     again = process("sweep", *given, "-o", "s")

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from inline_engine import Inline
-from killed_runs import COUNTING, process, stored, until
+from killed_runs import COUNTING, none_works, process, stored, until
 
 from superinfer.lab.studies.tuning import STARTUP
 
@@ -277,7 +276,7 @@ def test_a_killed_tuning_goes_on_and_runs_nothing_twice(
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
         mains.add(str(running.pid))
-        time.sleep(1.0)  # workers end with their parent
+        until(lambda: none_works(folder / "log"))
         kept = stored(here)
         lost = begun() - len(kept)
         assert wanted <= len(kept) < 11

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from numpy import isfinite
 
+from sim.cut_answers import context_of, cut_answers
 from sim.model_warnings import model_warnings
 from sim.too_many_blocks import too_many_blocks
 from superinfer.lab.config import Config
@@ -96,13 +97,14 @@ def say_of_workload(config: Config, workload: Workload) -> None:
 
 
 def say_of_points(points: Points, workload: Workload, varied: Collection[str] = ()) -> None:
-    """Settings that the requests make idle, what these say and a configuration does not go by, and
-    releases that are not known; of several configurations, of which. Classes of `varied` settings
-    are left to `warn_of_absent_classes`.
+    """Settings that the requests make idle, answers that are longer than the context, what requests
+    say and a configuration does not go by, and releases that are not known; of several
+    configurations, of which. Classes of `varied` settings are left to `warn_of_absent_classes`.
     """
     fields, requests = fields_of(workload.requests), workload.requests
     idle = {key: idle_settings(config, requests) for key, config in points.items()}
     _say_of_whom("warning", idle)
+    _warn_of_cut_answers(points, workload)
     ours = {
         DEFAULT_CLASS.name,
         *(key.split(".")[1] for key in varied if key.startswith("classes.")),
@@ -116,6 +118,12 @@ def say_of_points(points: Points, workload: Workload, varied: Collection[str] = 
         for key, config in points.items()
     }
     _say_of_whom("note", unused)
+
+
+def _warn_of_cut_answers(points: Points, workload: Workload) -> None:
+    contexts = {key: context_of(config) for key, config in points.items()}
+    cut = {tokens: cut_answers(tokens, workload) for tokens in set(contexts.values())}
+    _say_of_whom("warning", {key: cut[tokens] for key, tokens in contexts.items()})
 
 
 def _classes_of_nobody(names: Collection[str], requests: Sequence[Request]) -> list[str]:

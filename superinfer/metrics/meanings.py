@@ -32,7 +32,7 @@ GROUP: Mapping[str, Meaning] = {
     "submitted": Meaning(
         REQUESTS, "all that the workload sent (with a window: that arrived in it)"
     ),
-    "completed": Meaning(REQUESTS, "ended with their whole answer"),
+    "completed": Meaning(REQUESTS, "ended with their whole answer, or where the context ended it"),
     "rejected": Meaning(REQUESTS, "turned away by a rule of the scheduler"),
     "failed": Meaning(REQUESTS, "ended by an error on the way, such as no room on the host"),
     "cancelled": Meaning(REQUESTS, "taken back by the client"),

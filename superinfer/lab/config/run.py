@@ -74,7 +74,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     host_memory_gib: Annotated[float, Meta(ge=0, le=2**20)] = 4.0
     """Host memory for swapped KV cache, per GPU (vLLM's default is 4 GiB)."""
     max_model_len: Tokens = 0
-    """0: the model's own."""
+    """Of a prompt and its answer, which ends there; 0: the model's own."""
     host_step_ms: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     """Host time before each step; absent: the cost model's."""
     host_link_gb_per_s: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None

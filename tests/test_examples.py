@@ -8,6 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.skipif(
+    settings.get_current_profile_name() == "search", reason="other examples are asked for"
+)
+
 
 def drawn() -> list[tuple[int, str]]:
     """The examples of a test."""

@@ -162,8 +162,11 @@ def test_requests_rotate_in_the_steps_of_the_rotating_scheduler(
 
     monkeypatch.setattr(calibration, "open_session", noted)
     subject = Subject.of(Wish("tiny", "cpu", ModelOptions(), 0.2, 16, 512, 16, 48))
-    steps = rotated_steps(subject, 3.0)
-    assert len(steps) > 20 and opened[0].engine.recorder.rotations > 0
+    for seconds in (3.0, 12.0, 48.0):  # the first is long enough, but on a machine that is busy
+        steps = rotated_steps(subject, seconds)
+        if len(steps) > 20 and opened[-1].engine.recorder.rotations > 0:
+            return
+    raise AssertionError(f"{len(steps)} steps")
 
 
 def test_chunks_of_all_sizes_come() -> None:

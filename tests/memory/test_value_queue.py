@@ -43,12 +43,12 @@ def rank(node: Node, now: float) -> tuple[float, int, float]:
 
 def test_entries_go_by_rank_then_depth_then_use_then_turn() -> None:
     places = list(product((0.0, 1.0), (1, 2), (-2.0, 0.0), (-2, -1)))
-    root, entries = Node(None, (), 0, 0, BLOCK), {}
-    for rank_, depth, of_equals, turn in places:
+    root, entries = Node(None, (), 0, 0, BLOCK), list[Entry]()
+    for rank_, depth, of_equals, turn in reversed(places):
         node = leaf(root, 0, depth, [1.0], 0.0)
-        entry = Entry(rank_, of_equals, turn, Standing(node, node.note, [], 1.0))
-        entries[entry] = (rank_, -depth, of_equals, turn)
-    assert [entries[entry] for entry in sorted(entries)] == sorted(entries.values())
+        entries.append(Entry(rank_, of_equals, turn, Standing(node, node.note, [], 1.0)))
+    found = [(each.rank, -each.depth, each.of_equals, each.turn) for each in sorted(entries)]
+    assert len(found) == 16 and found == sorted(found)
 
 
 def device_queue() -> ValueQueue:

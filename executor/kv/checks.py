@@ -86,7 +86,7 @@ def _check_tables(manager: BlockManager) -> None:
 
 
 def _path(node: Node | None) -> list[Node]:
-    return [] if node is None else list(node.path())
+    return [] if node is None else node.path()
 
 
 def _same(table: BlockTable, node: Node, part: BlockTable) -> bool:

@@ -7,7 +7,7 @@ import heapq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superinfer.heaps import FEWEST, sweep
+from superinfer.heaps import FEWEST, keep, sweep
 
 NUMBERS = st.lists(st.integers(-5, 5), max_size=60)
 
@@ -28,3 +28,10 @@ def test_the_next_sweep_comes_when_it_may_halve_the_heap() -> None:
     assert sweep(heap, lambda entry: True) == 8 * FEWEST
     assert sweep(heap, lambda entry: entry[0] < 3) == FEWEST
     assert len(heap) == 3
+
+
+def test_the_same_of_entries_that_somebody_picked() -> None:
+    heap, same = [(number,) for number in range(4 * FEWEST)], [(1,), (0,)]
+    assert keep(heap, [entry for entry in heap[::-1] if entry[0] % 2]) == 4 * FEWEST
+    assert heapq.heappop(heap) == (1,) and len(heap) == 2 * FEWEST - 1
+    assert keep(same, same) == FEWEST and same == [(0,), (1,)]

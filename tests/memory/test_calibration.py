@@ -93,5 +93,6 @@ def test_it_keeps_no_more_than_the_model_looks_ahead() -> None:
     asked = Asked()
     for turn in range(1000):
         asked(float(turn), turn)
-    assert len(asked.calibration._rows) <= 100 + 20 + 1
-    assert asked.calibration._first + len(asked.calibration._rows) <= 1000
+    kept = asked.calibration._noted.shape[1]
+    assert kept <= 100 + 20 + 1
+    assert asked.calibration._first + kept <= 1000

@@ -19,7 +19,7 @@ from superinfer.memory.orders.shadow import ShadowLru
 from superinfer.memory.orders.slo_aware import LearnedAppraiser
 from superinfer.memory.orders.trial import Trial
 from superinfer.memory.orders.valued import MOST_WAITING, ValuedOrder
-from superinfer.memory.orders.worth import equal_prices
+from superinfer.memory.orders.worth import Rows, equal_prices
 from superinfer.memory.replay import CacheReplay
 from superinfer.memory.reuse.features import FEATURES, Visit
 from superinfer.memory.reuse.history import History
@@ -292,6 +292,36 @@ def test_value_is_the_best_ratio_of_hits_to_time() -> None:
     assert found[0] == pytest.approx([0.6 / 21.0, 0.5 / 15.0])
     # The other row hopes for the first bin alone: 0.5 hits in 0.5 x 5 + 0.5 x 10 = 7.5 s.
     assert found[1] == pytest.approx([0.5 / 7.5, 0.0])
+
+
+def best_ratio(hazards: list[float], edges_s: list[float], first: int) -> float:
+    """The value at the beginning of a bin: every end is tried."""
+    survival, hits, spent_s, best, start_s = 1.0, 0.0, 0.0, 0.0, 0.0
+    for edge, end_s in enumerate(edges_s):
+        if edge >= first:
+            used = survival * hazards[edge]
+            spent_s += (used / 2 + survival - used) * (end_s - start_s)
+            survival, hits = survival - used, hits + used
+            best = max(best, hits / spent_s)
+        start_s = end_s
+    return best
+
+
+def test_values_of_many_at_once_are_those_of_each() -> None:
+    edges_s = load_model().edges_s
+    hazards = np.random.default_rng(3).uniform(0.0, 0.9, (40, len(edges_s))) ** 3
+    found = Valuation(edges_s).values(hazards)
+    assert found.shape == hazards.shape
+    for row, asked in zip(found, hazards.tolist(), strict=True):
+        bins = range(len(edges_s))
+        assert row == pytest.approx([best_ratio(asked, edges_s, first) for first in bins])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rows_of_an_array_are_its_numbers(kind: type) -> None:
+    array = np.random.default_rng(5).uniform(size=(6, 5)).astype(kind)[:, 1:]
+    rows = Rows(array)
+    assert [rows.row(number) for number in range(6)] == array.tolist()
 
 
 # -- guard ----------------------------------------------------------------------------------------

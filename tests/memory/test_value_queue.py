@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import pytest
 
@@ -10,7 +11,7 @@ from superinfer.heaps import FEWEST
 from superinfer.memory.index.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.pins import Pins
-from superinfer.memory.orders.queue import ValueQueue
+from superinfer.memory.orders.queue import Entry, ValueQueue
 from superinfer.memory.orders.valued import DeviceQueue
 from superinfer.memory.orders.worth import Appraisal, Standing, Worth, equal_prices
 from superinfer.memory.reuse.features import Visit
@@ -38,6 +39,16 @@ def rank(node: Node, now: float) -> tuple[float, int, float]:
     worth: Worth = node.note
     edge = sum(worth.used_s + end_s <= now for end_s in EDGES_S)
     return worth.values(0)[edge], -node.stop, -worth.used_s
+
+
+def test_entries_go_by_rank_then_depth_then_use_then_turn() -> None:
+    places = list(product((0.0, 1.0), (1, 2), (-2.0, 0.0), (-2, -1)))
+    root, entries = Node(None, (), 0, 0, BLOCK), list[Entry]()
+    for rank_, depth, of_equals, turn in reversed(places):
+        node = leaf(root, 0, depth, [1.0], 0.0)
+        entries.append(Entry(rank_, of_equals, turn, Standing(node, node.note, [], 1.0)))
+    found = [(each.rank, -each.depth, each.of_equals, each.turn) for each in sorted(entries)]
+    assert len(found) == 16 and found == sorted(found)
 
 
 def device_queue() -> ValueQueue:
@@ -75,7 +86,7 @@ def test_a_leaf_far_from_going_is_not_touched_at_every_edge() -> None:
     queue.push(low, 0.0)
     assert queue.lowest(0.0) == 1.0
     queue.push(high, 0.0)
-    assert [entry[0] for entry in queue._leaves if entry[4].node is high] == [7.0]
+    assert [entry.rank for entry in queue._leaves if entry.standing.node is high] == [7.0]
     low.refs = 1
     for now, value in ((0.5, 9.0), (1.0, 8.0), (2.4, 8.0), (2.5, 7.0), (6.0, 0.0)):
         assert queue.lowest(now) == queue.value(high, now) == value

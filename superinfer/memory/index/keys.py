@@ -22,3 +22,8 @@ def request_keys(request: Request) -> tuple[Key, ...]:
     if not partial or not request.hash_ids:
         return request.hash_ids
     return (*request.hash_ids[:-1], (request.hash_ids[-1], partial))
+
+
+def is_answer(key: Key) -> bool:
+    """Whether it is one of generated text."""
+    return isinstance(key, tuple) and key[0] == ANSWER

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from superinfer.memory.index.keys import ANSWER, Key
+from superinfer.memory.index.keys import Key, is_answer
 
 
 class Node:
     """Blocks `[start, stop)` of every prompt that begins with the path to here."""
 
     __slots__ = (
+        "answer",
         "bits",
         "children",
         "device_children",
@@ -42,6 +42,8 @@ class Node:
         self.parent = parent
         self.hash_tokens = hash_tokens
         self.keys = keys
+        self.answer = bool(keys) and is_answer(keys[0])
+        """True if it holds generated text, which has one key for all blocks."""
         self.start = start
         self.stop = stop
         self.children: dict[Key, Node] = {}
@@ -82,15 +84,11 @@ class Node:
         """True if it is on the host alone and no longer prefix needs it."""
         return not self.on_device and not self.children and self.parent is not None
 
-    @property
-    def answer(self) -> bool:
-        """True if it holds generated text, which has one key for all blocks."""
-        key = self.keys[0]
-        return isinstance(key, tuple) and key[0] == ANSWER
-
-    def path(self) -> Iterator[Node]:
+    def path(self) -> list[Node]:
         """This node and its ancestors, the root excluded."""
-        node = self
-        while node.parent is not None:
-            yield node
-            node = node.parent
+        path: list[Node] = []
+        step, parent = self, self.parent
+        while parent is not None:
+            path.append(step)
+            step, parent = parent, parent.parent
+        return path

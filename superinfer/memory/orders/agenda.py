@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from superinfer.heaps import FEWEST
+from superinfer.heaps import FEWEST, heappop, heappush
 from superinfer.memory.orders.worth import Standing
 
 
@@ -37,12 +37,12 @@ class Agenda:
         self._adds_left -= 1
         second = standing.lasts_s // 1.0
         if second <= self._begun:
-            heapq.heappush(self._heap, (standing.lasts_s, standing.turn, standing))
+            heappush(self._heap, (standing.lasts_s, standing.turn, standing))
             return
         waiting = self._seconds.get(second)
         if waiting is None:
             self._seconds[second] = [standing]
-            heapq.heappush(self._coming, second)
+            heappush(self._coming, second)
         else:
             waiting.append(standing)
 
@@ -57,12 +57,12 @@ class Agenda:
         """
         heap, coming = self._heap, self._coming
         while coming and coming[0] <= now:
-            self._begun = second = heapq.heappop(coming)
+            self._begun = second = heappop(coming)
             for standing in self._seconds.pop(second):
-                heapq.heappush(heap, (standing.lasts_s, standing.turn, standing))
+                heappush(heap, (standing.lasts_s, standing.turn, standing))
         found: list[Standing] = []
         while heap and heap[0][0] <= now:
-            found.append(heapq.heappop(heap)[2])
+            found.append(heappop(heap)[2])
         return found
 
     # -- inside ---------------------------------------------------------------------------------

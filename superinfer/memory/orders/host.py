@@ -136,8 +136,13 @@ class HostShelf:
             return False
         if node.note.appraisal is None:
             self._order.appraise()
-        queue, now, chance = self._follow(), self._order.now_s, self._chance(node)
-        if chance * self._pricing.load_saves_s(node) <= self._store_s(node):
+        queue, now = self._follow(), self._order.now_s
+        trust = self._experience.trust(self._order.uses)
+        saves_s, store_s = self._pricing.load_saves_s(node), self._store_s(node)
+        if saves_s <= store_s:
+            return False  # however likely a use is
+        chance = self._chance(node, trust)
+        if chance * saves_s <= store_s:
             return False
         if self._host.cache_room(node.bits) < 1 and not queue.plain:
             lowest = queue.lowest(now)
@@ -179,11 +184,10 @@ class HostShelf:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _chance(self, node: Node) -> float:
+    def _chance(self, node: Node, trust: float) -> float:
         """How likely it seems that a block is used before it has to make room here."""
-        experience = self._experience
-        chance = self._queue.chance(node, self._order.now_s, experience.life_s)
-        return min(1.0, chance * experience.trust(self._order.uses))
+        chance = self._queue.chance(node, self._order.now_s, self._experience.life_s)
+        return min(1.0, chance * trust)
 
     def _store_s(self, node: Node) -> float:
         return self._prices.block_copy_s("d2h", node.bits)

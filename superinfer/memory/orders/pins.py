@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from superinfer.heaps import FEWEST, sweep
+from superinfer.heaps import FEWEST, heappop, heappush, keep
 from superinfer.memory.index.node import Node
 
-EQUAL_SHARES: Final[Mapping[int, float]] = {16: 1.0, 8: 1.0, 4: 1.0}
+EQUAL_SHARES: Final[dict[int, float]] = {16: 1.0, 8: 1.0, 4: 1.0}
 """Where a block takes the same room at every precision."""
 
 
-@dataclass(slots=True, eq=False)
 class Pin:
     """One pinned leaf."""
 
-    value: float
-    """When it was pinned."""
-    until_s: float
-    path: list[Node]
-    """What it holds in place: itself and what is above."""
+    __slots__ = ("path", "until_s", "value")
+
+    def __init__(self, value: float, until_s: float, path: list[Node]) -> None:
+        self.value, self.until_s = value, until_s
+        """What it was worth when it was pinned, and how long it stays so."""
+        self.path = path
+        """What it holds in place: itself and what is above."""
 
 
 class Pins:
@@ -33,7 +31,7 @@ class Pins:
     """
 
     def __init__(
-        self, most_blocks: int, ttl_s: float, shares: Mapping[int, float] = EQUAL_SHARES
+        self, most_blocks: int, ttl_s: float, shares: dict[int, float] = EQUAL_SHARES
     ) -> None:
         """`shares` of the room of a block of 16 bits, by the bits of a block."""
         self._most_blocks, self._ttl_s, self._shares = most_blocks, ttl_s, shares
@@ -61,7 +59,7 @@ class Pins:
         until_s = node.last_access_s + self._ttl_s
         if value <= 0.0 or until_s <= now or node in self._pinned:
             return False, []
-        path = list(node.path())
+        path = node.path()
         room, lost = self._make_room(path, value)
         if room:
             self._pin(node, Pin(value, until_s, path))
@@ -80,11 +78,15 @@ class Pins:
             del self._held[step]
             self.blocks = self.blocks - room if self._held else 0.0  # rounding ends with the last
 
+    def due(self, now: float) -> bool:
+        """Whether the time of any may be over."""
+        return bool(self._ends) and self._ends[0][0] <= now
+
     def lapsed(self, now: float) -> list[Node]:
         """Leaves whose time is over; they are pinned no longer."""
         ends, found = self._ends, []
         while ends and ends[0][0] <= now:
-            _, _, node, pin = heapq.heappop(ends)
+            _, _, node, pin = heappop(ends)
             if self._pinned.get(node) is pin:
                 self.drop(node)
                 self.expired += 1
@@ -128,7 +130,11 @@ class Pins:
 
     def _need(self, path: list[Node]) -> float:
         """Room of what no pinned leaf holds so far."""
-        return sum([self._room(step) for step in path if step not in self._held])
+        need, held = 0.0, self._held
+        for step in path:
+            if step not in held:
+                need += self._room(step)
+        return need
 
     def _pin(self, node: Node, pin: Pin) -> None:
         for step in pin.path:
@@ -141,16 +147,14 @@ class Pins:
                 self._held[step] = held[0] + 1, held[1]
         self._pinned[node] = pin
         self._entered -= 1  # breaks ties, so that nodes are never compared
-        heapq.heappush(self._order, (pin.value, -node.stop, self._entered, node, pin))
-        heapq.heappush(self._ends, (pin.until_s, self._entered, node, pin))
+        heappush(self._order, (pin.value, -node.stop, self._entered, node, pin))
+        heappush(self._ends, (pin.until_s, self._entered, node, pin))
         self.made += 1
         self.peak_blocks = max(self.peak_blocks, self.blocks)
         if len(self._order) > self._most:
-            self._most = sweep(self._order, self._holds)
-
-    def _holds(self, entry: tuple[float, int, int, Node, Pin]) -> bool:
-        """False for lapsed pins: the best would wait for ever to come to the top."""
-        return self._pinned.get(entry[3]) is entry[4]
+            # Without lapsed pins: the best would wait for ever to come to the top.
+            kept = [entry for entry in self._order if self._pinned.get(entry[3]) is entry[4]]
+            self._most = keep(self._order, kept)
 
     def _lowest(self) -> Pin | None:
         order = self._order
@@ -160,5 +164,5 @@ class Pins:
                 if node.reclaimable:
                     return pin
                 self.drop(node)
-            heapq.heappop(order)
+            heappop(order)
         return None

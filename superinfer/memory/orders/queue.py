@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from superinfer.heaps import FEWEST, sweep
+from superinfer.heaps import FEWEST, heappop, heappush, keep
 from superinfer.memory.index.node import Node
 from superinfer.memory.orders.agenda import Agenda
 from superinfer.memory.orders.worth import Pricing, Standing, Worth
 from superinfer.memory.reuse.value import used_within
 
-Entry = tuple[float, int, float, int, Standing]
-"""A bound of the value, or the time of the last use; minus the depth; minus the time of the use
-that is valued, if it is worth anything; turn; and of whom."""
+
+class Entry:
+    """One place of a leaf in the order."""
+
+    __slots__ = ("depth", "of_equals", "rank", "standing", "turn")
+
+    def __init__(self, rank: float, of_equals: float, turn: int, standing: Standing) -> None:
+        self.rank = rank
+        """A bound of the value, or the time of the last use."""
+        self.depth: int = standing.stop
+        self.of_equals = of_equals
+        """Minus the time of the use that is valued, if it is worth anything."""
+        self.turn = turn
+        """It falls, and breaks ties."""
+        self.standing = standing
+
+    def __lt__(self, other: Entry) -> bool:
+        if self.rank != other.rank:
+            return self.rank < other.rank
+        if self.depth != other.depth:
+            return self.depth > other.depth
+        if self.of_equals != other.of_equals:
+            return self.of_equals < other.of_equals
+        return self.turn < other.turn
+
+
 NO_VALUES: Final[list[float]] = []
 SPARE: Final = 1.25
 """A leaf is looked at again when it may be worth less than so many times what goes now."""
@@ -76,20 +98,20 @@ class ValueQueue:
         entry = self._first(now)
         if entry is None:
             return None
-        heapq.heappop(self._leaves)
-        rank, depth, standing = entry[0], entry[1], entry[4]
+        heappop(self._leaves)
+        standing = entry.standing
         node = standing.node
         count = min(blocks, node.stop - standing.worth.first_block(node, self._block_tokens))
         if count > 1:
             rival = self._first(now)
-            if rival is not None and rival[0] == rank:
-                count = min(count, rival[1] - depth)
+            if rival is not None and rival.rank == entry.rank:
+                count = min(count, entry.depth - rival.depth)
         return node, max(1, count)
 
     def lowest(self, now: float) -> float | None:
         """The value of the first leaf."""
         entry = self._first(now)
-        return None if entry is None else entry[0]
+        return None if entry is None else entry.rank
 
     def value(self, node: Node, now: float) -> float:
         """What a leaf is worth, wherever it is."""
@@ -97,8 +119,8 @@ class ValueQueue:
             return 0.0
         worth: Worth = node.note
         stretch = worth.stretch(node, self._block_tokens)
-        values = worth.values(stretch)
-        return values[self._edge(worth.used_s, now)] * self._pricing(worth, stretch, node.bits)
+        value = worth.values(stretch)[self._edge(worth.used_s, now)]
+        return value * self._pricing(worth, stretch, node.bits)
 
     def chance(self, node: Node, now: float, life_s: float) -> float:
         """The probability that its last block is used in the next `life_s` seconds."""
@@ -119,7 +141,7 @@ class ValueQueue:
 
     def clear(self) -> list[Node]:
         """Forget the order of all leaves; returns them."""
-        nodes = [entry[4].node for entry in self._leaves if self._current(entry)]
+        nodes = [entry.standing.node for entry in self._leaves if self._current(entry)]
         self._leaves, self._changes, self._most = [], Agenda(), FEWEST
         return list(dict.fromkeys(nodes))
 
@@ -145,22 +167,23 @@ class ValueQueue:
             self._changes.add(standing)
 
     def _enter(self, rank: float, of_equals: float, standing: Standing) -> None:
-        self._turn -= 1  # breaks ties, so that nodes are never compared
+        self._turn -= 1
         standing.turn = turn = self._turn
-        heapq.heappush(self._leaves, (rank, -standing.stop, of_equals, turn, standing))
+        heappush(self._leaves, Entry(rank, of_equals, turn, standing))
 
     def _sweep(self, now: float) -> None:
         """Drop entries that hold no longer: what is worth most comes to the top last. Whoever uses
         or changes a leaf queues it again.
         """
-        self._most = sweep(self._leaves, lambda entry: self._may_hold(entry, now))
+        kept = [entry for entry in self._leaves if self._may_hold(entry, now)]
+        self._most = keep(self._leaves, kept)
 
     def _may_hold(self, entry: Entry, now: float) -> bool:
-        standing = entry[4]
+        standing = entry.standing
         node = standing.node
-        if entry[3] != standing.turn or standing.lasts_s <= now or not standing.holds:
+        if entry.turn != standing.turn or standing.lasts_s <= now or not standing.holds:
             return False
-        if self.plain and entry[0] != node.last_access_s:
+        if self.plain and entry.rank != node.last_access_s:
             return False
         return node.parent is not None
 
@@ -170,27 +193,27 @@ class ValueQueue:
         leaves = self._leaves
         while leaves:
             entry = leaves[0]
-            standing = entry[4]
+            standing = entry.standing
             if standing.lasts_s <= now or not self._current(entry):
-                heapq.heappop(leaves)
+                heappop(leaves)
                 continue
             if not standing.values:
                 return entry
             value = standing.values[self._edge(standing.used_s, now)] * standing.price
-            if value <= entry[0]:
+            if value <= entry.rank:
                 self._floor = SPARE * value
                 return entry
-            heapq.heappop(leaves)
+            heappop(leaves)
             self._stand(standing.again(), math.inf, now)
         return None
 
     def _current(self, entry: Entry) -> bool:
         """Whether it tells the present state of a leaf."""
-        standing = entry[4]
+        standing = entry.standing
         node = standing.node
-        if entry[3] != standing.turn or not standing.holds or not self.free(node):
+        if entry.turn != standing.turn or not standing.holds or not self.free(node):
             return False
-        return not self.plain or node.last_access_s == entry[0]
+        return not self.plain or node.last_access_s == entry.rank
 
     def _edge(self, used_s: float, now: float) -> int:
         """The bin of the age of what was used then."""

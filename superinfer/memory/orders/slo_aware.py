@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from superinfer.memory.orders.base import Surroundings
 from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
-from superinfer.memory.orders.worth import Appraisal, BatchAppraisal
+from superinfer.memory.orders.worth import Appraisal, BatchAppraisal, Rows
 from superinfer.memory.reuse.calibration import Calibration
 from superinfer.memory.reuse.features import FEATURES, Visit
 from superinfer.memory.reuse.model import ReuseModel, load_model
@@ -44,10 +44,10 @@ class LearnedAppraiser:
         hazards = self._calibration.corrected(visits, hazards)
         values = np.zeros((len(hazards), len(self.edges_s) + 1))
         values[:, :-1] = self._valuation.values(hazards)
-        unused, first = survival(hazards), 0
+        rows, unused, first = Rows(values), Rows(survival(hazards)), 0
         found: list[Appraisal] = []
         for visit in visits:
-            found.append(BatchAppraisal(values, unused, first))
+            found.append(BatchAppraisal(rows, unused, first))
             first += len(visit.starts)
             visit.features, visit.gaps = NOTHING, NOTHING
         return found

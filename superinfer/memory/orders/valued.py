@@ -231,11 +231,12 @@ class ValuedOrder:
 
     def _pass_time(self) -> None:
         """Queue every leaf again whose pin has lapsed or whose value has changed."""
-        now = self.now_s
-        for node in self._pins.lapsed(now) if self._pins is not None else ():
-            if node.reclaimable:
-                self._queue.push(node, now)
-        self._queue.follow(now)
+        queue, pins, now = self._queue, self._pins, self.now_s
+        if pins is not None and pins.due(now):
+            for node in pins.lapsed(now):
+                if node.reclaimable:
+                    queue.push(node, now)
+        queue.follow(now)
 
     def _pinned_victim(self, blocks: int) -> tuple[Node, int]:
         """The lowest of the pinned leaves."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import copysign, log1p, sqrt
+import math
+from math import copysign, sqrt
 from typing import Final
 
-from superinfer.memory.reuse.trails import GAPS, Session, Trail, gaps_at, session_of
+from superinfer.memory.reuse.trails import GAPS, Session, Trail, gaps_at, log1p, session_of
 from superinfer.request import Request
 
 UNIT_TOKENS: Final = 512
@@ -148,9 +149,10 @@ class Prompt:
 
     def add_new(self, start: int, stop: int, partial: bool) -> None:
         """One more stretch, which was not used before; a `partial` one is no whole content id."""
-        visit, place = self.visit, _place(start, stop, self._blocks, self._scale)
+        visit, is_partial = self.visit, 1.0 if partial else 0.0
+        before, length, after = _place(start, stop, self._blocks, self._scale)
         visit.features += self._common
-        visit.features += [1.0, 0.0, 0.0, *place, 0.0, float(partial), 0.0, 0.0, 0.0]
+        visit.features += [1.0, 0.0, 0.0, before, length, after, 0.0, is_partial, 0.0, 0.0, 0.0]
         visit.gaps += self._session_gaps
         visit.add(start, stop, self.weight)
 
@@ -168,7 +170,7 @@ def _prompt_features(
     tokens = request.prompt_tokens
     partial = float(tokens % request.hash_block_tokens > 0)
     scale = request.hash_block_tokens / UNIT_TOKENS
-    first = [
+    found = [
         log1p(scale * blocks),
         log1p(scale * matched),
         log1p(scale * (blocks - matched)),
@@ -176,9 +178,9 @@ def _prompt_features(
     ]
     end_tokens = log1p((tokens - 1) % request.hash_block_tokens)
     if session is None:
-        return [*first, 0.0, 0.0, 0.0, partial, 0.0, 0.0, 0.0, 0.0, end_tokens]
-    return [
-        *first,
+        found += [0.0, 0.0, 0.0, partial, 0.0, 0.0, 0.0, 0.0, end_tokens]
+        return found
+    found += [
         1.0,
         log1p(gap_s),
         log1p(session.turns),
@@ -189,6 +191,7 @@ def _prompt_features(
         log1p(min(session.shortest_gap_s, gap_s)),
         end_tokens,
     ]
+    return found
 
 
 def _path_features(
@@ -201,13 +204,13 @@ def _path_features(
         return [0.0, 0.0, 0.0, 0.0, 0.0]
     opening_uses = path[1].uses if len(path) > 1 else 0  # behind what is common to most prompts
     last = path[-1]
-    found = [log1p(last.fan_out), log1p(last.uses), log1p(opening_uses)]
+    fan_out, uses, opening = log1p(last.fan_out), log1p(last.uses), log1p(opening_uses)
     if session is None:
-        return [*found, 0.0, 0.0]
+        return [fan_out, uses, opening, 0.0, 0.0]
     block_tokens = request.hash_block_tokens
     left_out = max(0, -(-session.tokens // block_tokens) - last.stop)
     scale = block_tokens / UNIT_TOKENS
-    return [*found, log1p(scale * left_out), _statistics(session_gaps)[0]]
+    return [fan_out, uses, opening, log1p(scale * left_out), _statistics(session_gaps)[0]]
 
 
 def _statistics(gaps: list[float]) -> tuple[float, float]:
@@ -222,13 +225,13 @@ def _statistics(gaps: list[float]) -> tuple[float, float]:
         return 0.0, 0.0
     mean, squares = total / count, 0.0
     for place in range(count):
-        squares += (gaps[place] - mean) ** 2
+        squares += math.pow(gaps[place] - mean, 2.0)
     return mean, sqrt(squares / count)
 
 
-def _place(start: int, stop: int, blocks: int, scale: float) -> list[float]:
+def _place(start: int, stop: int, blocks: int, scale: float) -> tuple[float, float, float]:
     """Where a stretch lies in its prompt."""
-    return [log1p(scale * start), log1p(scale * (stop - start)), log1p(scale * (blocks - stop))]
+    return log1p(scale * start), log1p(scale * (stop - start)), log1p(scale * (blocks - stop))
 
 
 def _trail_features(
@@ -237,11 +240,14 @@ def _trail_features(
     """What is known of a stretch that was used before, with its gaps."""
     mean, spread = _statistics(gaps)
     times_s = trail.times_s
+    before, length, after = _place(trail.start, trail.stop, blocks, scale)
     return [
         0.0,
         log1p(trail.uses),
         log1p(trail.fan_out),
-        *_place(trail.start, trail.stop, blocks, scale),
+        before,
+        length,
+        after,
         log1p(now - times_s[-1]),
         0.0,
         mean,

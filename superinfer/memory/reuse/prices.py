@@ -31,16 +31,17 @@ class Prices:
         self._block_tokens, self._copy_size = block_tokens, copy_size
         self._prefill_s = [0.0]
         """To compute so many chunks from the beginning of a prompt; longer when asked for more."""
-        self._block_copy_s: dict[tuple[str, int], float] = {}
+        self._block_copy_s: dict[str, dict[int, float]] = {"h2d": {}, "d2h": {}}
         self._convert_s: dict[tuple[int, int], float] = {}
 
     def block_copy_s(self, direction: str, bits: int) -> float:
         """To copy a block of these bits, as one of many."""
-        found = self._block_copy_s.get((direction, bits))
+        known = self._block_copy_s[direction]
+        found = known.get(bits)
         if found is None:
             small = small_of(bits, COPIED_BLOCKS)
             found = self.copy_s(COPIED_BLOCKS, direction, small) / COPIED_BLOCKS
-            self._block_copy_s[direction, bits] = found
+            known[bits] = found
         return found
 
     def copy_s(self, blocks: int, direction: str, small: Small = NO_SMALL) -> float:
@@ -67,7 +68,7 @@ class Prices:
         return self.compute_s(start_tokens, stop_tokens) / blocks
 
     def _prefilled_s(self, tokens: int) -> float:
-        chunk, rest = divmod(tokens, CHUNK_TOKENS)
+        chunk, rest = tokens // CHUNK_TOKENS, tokens % CHUNK_TOKENS
         if self._learned is not None and self._learned.revision != self._revision:
             self._revision, self._prefill_s = self._learned.revision, [0.0]
         known = self._prefill_s

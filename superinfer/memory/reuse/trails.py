@@ -7,12 +7,15 @@ that it shares with an earlier one.
 
 from __future__ import annotations
 
-from math import inf, log1p
+import math
+from math import inf
 from typing import Final
 
 from superinfer.memory.index.key_runs import KeyRun
 from superinfer.memory.index.keys import Key
 
+log1p: Final = math.log1p
+"""Final, which compiled code finds at once; it looks up a function of a library at every call."""
 GAPS: Final = 8
 """Gaps between uses that are kept."""
 COMMON_FAN_OUT: Final = 50

@@ -22,28 +22,28 @@ class Valuation:
     """The values that belong to hazards, for bins of age that end at `edges_s`."""
 
     def __init__(self, edges_s: Sequence[float]) -> None:
-        self._widths = np.diff(np.array([0.0, *edges_s]))
-        self._halves = self._widths / 2
-        bins = len(edges_s)
-        self._too_early = np.where(np.tri(bins, k=-1, dtype=bool), np.inf, 0.0).T[:, None, :]
-        """Added to the seconds to the end of a bin (first) from the start of a later one (last)."""
+        self._halves = np.diff(np.array([0.0, *edges_s]))[:, None] / 2
+        self._starts, self._ends = np.triu_indices(len(edges_s))
+        """The bins at whose beginning and end a wait may begin and end: all ends of one beginning
+        lie side by side."""
+        self._firsts = np.flatnonzero(self._starts == self._ends)
+        """Where those of each beginning start."""
 
     def values(self, hazards: NDArray[Any]) -> Values:
         """The value at the beginning of each bin, rows by bins; past the last bin it is 0."""
-        before = np.empty((len(hazards), len(self._widths) + 1))
-        before[:, 0] = 1.0
-        np.multiply.accumulate(1.0 - hazards, axis=1, out=before[:, 1:])
-        survival, before = before[:, 1:], before[:, :-1]
+        # Bins by rows, here, for what is done to a bin is then done to all rows at once.
+        reached = np.empty((len(self._halves) + 1, len(hazards)))
+        reached[0] = 1.0
+        np.multiply.accumulate(1.0 - hazards.T, axis=0, out=reached[1:])
+        before, survival = reached[:-1], reached[1:]
         # A block that is used within a bin has waited half of it, one that is not, all of it.
         waits = (before + survival) * self._halves
-        waited = np.add.accumulate(waits, axis=1)
-        # To the end of one bin (first) from the beginning of another (last): the largest of the
-        # first is found fastest.
-        used = before - survival.T[:, :, None]
-        spent = waited.T[:, :, None] - (waited - waits) + self._too_early
+        waited = np.add.accumulate(waits, axis=0)
+        used = before.take(self._starts, axis=0) - survival.take(self._ends, axis=0)
+        spent = waited.take(self._ends, axis=0) - (waited - waits).take(self._starts, axis=0)
         spent += 1e-30
         used /= spent
-        best: Values = used.max(axis=0)
+        best: Values = np.maximum.reduceat(used, self._firsts, axis=0).T
         return best
 
 

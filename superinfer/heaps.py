@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-if TYPE_CHECKING:
-    from _typeshed import SupportsRichComparison
-
-Entry = TypeVar("Entry", bound="SupportsRichComparison")
+Entry = TypeVar("Entry", bound=Any)
 
 FEWEST: Final = 1024
 """Entries of a heap that are not worth a sweep."""

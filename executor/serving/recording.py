@@ -37,9 +37,9 @@ class Recording:
         start leaves none.
         """
         if path is not None:
-            for taken in (path, held_file(path)):
-                if taken.exists():
-                    raise ConfigError(f"--record: {taken} is there already")
+            taken = path if path.exists() else held_file(path)
+            if taken.exists():
+                raise ConfigError(f"--record: {taken} is there already")
             check_writable(path)
         self._path = path
         self._file: IO[bytes] | None = None

@@ -20,7 +20,8 @@ from traces.convert import lines_of, record_of
 
 def held_file(record: Path) -> Path:
     """Where lines of a record are that wait for an earlier request; also some that do not any more,
-    for it is emptied only when none waits. A server that ends by itself leaves none.
+    for it is emptied only when none waits. A server that ends by itself leaves none, unless it
+    could not write any more.
     """
     return record.with_name(f"{record.name}.held")
 

@@ -174,10 +174,12 @@ def test_exports_of_nothing(tmp_path: Path, bare: dict[str, Any]) -> None:
 
 
 def test_attributes_that_are_no_pairs_are_none() -> None:
-    spans = [{"attributes": 5}, {"attributes": [5, {"value": 1}, {"key": "a"}]}]
-    assert [row["attributes"] for row in spans_of(export(*spans)) if isinstance(row, dict)] == [
+    """And a value may be empty."""
+    pairs = [5, {"value": 1}, {"key": "a"}, {"key": "b", "value": {}}]
+    rows = spans_of(export({"attributes": 5}, {"attributes": pairs}))
+    assert [row["attributes"] for row in rows if isinstance(row, dict)] == [
         {},
-        {"a": None},
+        {"a": None, "b": {}},
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sim.cut_answers import context_of
 from superinfer.costs.shapes import left_out, load_shape
 from superinfer.lab.config import Config
 
@@ -18,7 +19,7 @@ def model_warnings(config: Config) -> list[str]:
     """A line for each key of the model's file that is left out, and for a longer context than the
     model has. A profile says by itself how many bits its weights have.
     """
-    run, found = config.run, left_out(config.run.model)
+    run, found = config.run, left_out(config.run.model, context_of(config))
     if Path(run.costs).suffix == ".json":
         found = [key for key in found if key != "quantization_config"]
     lines = [f"{run.model}: {key} is left out: {WITHOUT[key]}" for key in found]

@@ -170,9 +170,8 @@ class _Rows:
 
     def _leave_out(self, row: Row, values: Mapping[str, Any]) -> bool:
         """Whether a row is no request, good or bad."""
-        reason = _no_request(values, self._columns, is_span=row.is_span)
+        name, reason = _no_request(values, self._columns, is_span=row.is_span)
         if reason and not self._others:
-            name = self._columns.only[0] if self._columns.only else self._columns.prompt
             self._first_other = f"{row.place}: {reason}"
             self._there_are = _near(values, name)
         self._others += bool(reason)
@@ -185,17 +184,21 @@ class _Rows:
         return f"left out {self._others:,} {rows}{self._first_other}"
 
 
-def _no_request(values: Mapping[str, Any], columns: Columns, *, is_span: bool) -> str:
-    """Why a row is to be left out; nothing where it is a request, good or bad."""
+def _no_request(values: Mapping[str, Any], columns: Columns, *, is_span: bool) -> tuple[str, str]:
+    """By which column a row is to be left out, and why; nothing where it is a request, good or
+    bad.
+    """
     if columns.only is not None:
         name, wanted = columns.only
         value = value_of(values, name)
-        if str(value) != wanted:
-            return f"{name}: {'nothing' if value is None else shown(str(value))}"
-    counts = (columns.prompt, columns.answer)
-    if is_span and all(value_of(values, name) is None for name in counts):
-        return f"no {counts[0]}, no {counts[1]}"
-    return ""
+        # True and false as JSON spells them.
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if value is None or text != wanted:
+            return name, f"{name}: {'nothing' if value is None else shown(text)}"
+    prompt, answer = columns.prompt, columns.answer
+    if is_span and value_of(values, prompt) is None and value_of(values, answer) is None:
+        return prompt, f"no {prompt}, no {answer}"
+    return "", ""
 
 
 def _unused(records: Sequence[Record], columns: Columns) -> list[str]:

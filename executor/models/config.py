@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
+from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape, stated_window
 from superinfer.errors import ConfigError, InputError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "t5", "mt5")
@@ -147,7 +147,7 @@ def _llama(raw: Mapping[str, Any], shape: ModelShape, kind: str, file: str) -> M
         mlp_bias=bool(raw.get("mlp_bias", False)),
         qk_norm=kind == "qwen3",
         tied_head=shape.tied_embeddings,
-        window=_window(raw, kind, file),
+        window=_window(raw, file),
     )
 
 
@@ -261,9 +261,8 @@ def _require(raw: Mapping[str, Any], key: str, allowed: tuple[object, ...], file
         raise InputError(f"expected {wanted}, found {value!r}", file=file, field=key)
 
 
-def _window(raw: Mapping[str, Any], kind: str, file: str) -> int | None:
-    """The sliding window, if there is one; Qwen's has a switch of its own."""
-    used = raw.get("use_sliding_window", not kind.startswith("qwen"))
-    if not used or raw.get("sliding_window") is None:
+def _window(raw: Mapping[str, Any], file: str) -> int | None:
+    """The sliding window, if there is one."""
+    if stated_window(raw) is None:
         return None
     return _whole(raw, "sliding_window", 1, file)

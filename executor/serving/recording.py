@@ -20,7 +20,8 @@ from traces.convert import lines_of, record_of
 
 def held_file(record: Path) -> Path:
     """Where lines of a record are that wait for an earlier request; also some that do not any more,
-    for it is emptied only when none waits. A server that ends by itself leaves none.
+    for it is emptied only when none waits. A server that ends by itself leaves none, unless it
+    could not write any more.
     """
     return record.with_name(f"{record.name}.held")
 
@@ -37,9 +38,9 @@ class Recording:
         start leaves none.
         """
         if path is not None:
-            for taken in (path, held_file(path)):
-                if taken.exists():
-                    raise ConfigError(f"--record: {taken} is there already")
+            taken = path if path.exists() else held_file(path)
+            if taken.exists():
+                raise ConfigError(f"--record: {taken} is there already")
             check_writable(path)
         self._path = path
         self._file: IO[bytes] | None = None

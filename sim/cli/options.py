@@ -213,8 +213,8 @@ class ConfigOptions:
 
 @dataclass(slots=True, frozen=True)
 class StudyOptions:
-    """The options of a command whose many runs are kept, and can be made elsewhere (`plan` leaves
-    out where).
+    """The options of a command whose many runs are kept, and can be made elsewhere (those of `plan`
+    cannot).
     """
 
     seeds: Seeds = 1

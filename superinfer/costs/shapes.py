@@ -190,19 +190,26 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
     return _from_config(_read_config(path), path)
 
 
-def left_out(name_or_path: str | Path) -> list[str]:
-    """Keys of a model's `config.json` that change weights or cache and no `ModelShape` has; none of
-    a preset. InputError for a config that cannot be used.
+def left_out(name_or_path: str | Path, context_tokens: int) -> list[str]:
+    """Keys of a model's `config.json` that change weights, or caches of so many tokens, and no
+    `ModelShape` has; none of a preset. InputError for a config that cannot be used.
     """
     if canonical_name(str(name_or_path)) in PRESETS:
         return []
     config = _read_config(_config_path(name_or_path))
-    # Qwen's files state a window and a switch, Mistral's a window alone.
-    windowed = config.get(
-        "use_sliding_window", not str(config.get("model_type")).startswith("qwen")
-    )
-    used = {"quantization_config": True, "sliding_window": windowed}
-    return [key for key, counts in used.items() if counts and config.get(key)]
+    found = ["quantization_config"] if config.get("quantization_config") else []
+    window = stated_window(config)
+    if isinstance(window, int | float) and 0 < window < context_tokens:
+        found.append("sliding_window")
+    return found
+
+
+def stated_window(config: Mapping[str, Any]) -> Any:
+    """What a `config.json` says of a sliding window, unchecked; None where it has none. Qwen's
+    files state a window and a switch, Mistral's a window alone.
+    """
+    is_qwen = str(config.get("model_type")).startswith("qwen")
+    return config.get("sliding_window") if config.get("use_sliding_window", not is_qwen) else None
 
 
 def canonical_name(name: str) -> str:

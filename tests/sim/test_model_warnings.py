@@ -34,6 +34,7 @@ WHOLE = "sliding_window is left out: caches and attention are of the whole conte
         ({"quantization_config": None, "sliding_window": None}, []),
         (FP8, [SIXTEEN]),
         ({"model_type": "mistral", **WINDOW}, [WHOLE]),
+        ({"model_type": "mistral", "sliding_window": 4096}, []),  # as long as the context
         ({"model_type": "qwen2", **WINDOW}, []),
         ({"model_type": "qwen2", "use_sliding_window": False, **WINDOW}, []),
         ({"model_type": "qwen2", "use_sliding_window": True, **WINDOW, **FP8}, [SIXTEEN, WHOLE]),
@@ -45,6 +46,12 @@ def test_what_the_file_says_and_the_shape_does_not(
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | more))
     for model in (str(tmp_path), str(tmp_path / "config.json")):
         assert model_warnings(load_config(model=model)) == [f"{model}: {line}" for line in lines]
+
+
+@pytest.mark.parametrize(("tokens", "lines"), [(1024, 0), (1025, 1)])
+def test_a_window_that_a_shorter_context_fits_into(tmp_path: Path, tokens: int, lines: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | WINDOW))
+    assert len(model_warnings(load_config(model=str(tmp_path), max_model_len=tokens))) == lines
 
 
 def test_a_profile_says_how_many_bits_weights_have(tmp_path: Path) -> None:

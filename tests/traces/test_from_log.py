@@ -360,6 +360,17 @@ def test_rows_of_one_value_only(tmp_path: Path) -> None:
     assert seen(log(tmp_path, calls, replace(CSV, only=("ok", "200")))) == [(0.0, 2, 1)]
 
 
+def test_rows_that_are_true_as_json_says_it(tmp_path: Path) -> None:
+    """And nothing is no text."""
+    day = '"at": "2026-01-01", "out": 1'
+    calls = f'{{{day}, "in": 1, "ok": false}}\n{{{day}, "in": 2, "ok": true}}\n'
+    calls += f'{{{day}, "in": 3, "ok": null}}\n{{{day}, "in": 4}}'
+    found = log(tmp_path, calls, replace(CSV, only=("ok", "true")))
+    assert seen(found) == [(0.0, 2, 1)] and 'the first: line 1: ok: "false"' in found.warnings[0]
+    for word in ("True", "None", ""):
+        assert "got none" in fault(tmp_path, calls, replace(CSV, only=("ok", word)))
+
+
 def test_rows_of_a_value_that_none_has(tmp_path: Path) -> None:
     """The columns are named, for the value may stand elsewhere."""
     said = fault(tmp_path, '{"at": 1, "in": 2, "out": 3}', replace(CSV, only=("App", "job")))

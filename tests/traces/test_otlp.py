@@ -123,12 +123,13 @@ def test_a_span_with_one_count_is_bad(tmp_path: Path) -> None:
 
 def test_other_names_are_told_where_no_span_is_a_request(tmp_path: Path) -> None:
     other = replace(COLUMNS, prompt=f"{USAGE}.prompt_tokens", answer=f"{USAGE}.completion_tokens")
-    said = fault(tmp_path, lines(export(FIRST)), other)
-    assert said.startswith(
-        ": expected at least one request, got none; left out 1 row that is no request: "
-        f"line 1 span[0]: no {other.prompt}, no {other.answer}"
-    )
-    assert f"there are spanId, name, startTimeUnixNano, {COLUMNS.prompt}, " in said
+    for only in (None, ("name", "chat")):
+        said = fault(tmp_path, lines(export(FIRST)), replace(other, only=only))
+        assert said.startswith(
+            ": expected at least one request, got none; left out 1 row that is no request: "
+            f"line 1 span[0]: no {other.prompt}, no {other.answer}"
+        )
+        assert f"there are spanId, name, startTimeUnixNano, {COLUMNS.prompt}, " in said
 
 
 def test_spans_of_one_line_have_places_of_their_own(tmp_path: Path) -> None:
@@ -173,10 +174,12 @@ def test_exports_of_nothing(tmp_path: Path, bare: dict[str, Any]) -> None:
 
 
 def test_attributes_that_are_no_pairs_are_none() -> None:
-    spans = [{"attributes": 5}, {"attributes": [5, {"value": 1}, {"key": "a"}]}]
-    assert [row["attributes"] for row in spans_of(export(*spans)) if isinstance(row, dict)] == [
+    """And a value may be empty."""
+    pairs = [5, {"value": 1}, {"key": "a"}, {"key": "b", "value": {}}]
+    rows = spans_of(export({"attributes": 5}, {"attributes": pairs}))
+    assert [row["attributes"] for row in rows if isinstance(row, dict)] == [
         {},
-        {"a": None},
+        {"a": None, "b": {}},
     ]
 
 

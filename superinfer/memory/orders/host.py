@@ -137,7 +137,7 @@ class HostShelf:
         if node.note.appraisal is None:
             self._order.appraise()
         queue, now = self._follow(), self._order.now_s
-        trust = self._experience.trust(self._order.uses)
+        trust = self._experience.trust(self._order.uses)  # also if unused: it fades when read
         saves_s, store_s = self._pricing.load_saves_s(node), self._store_s(node)
         if saves_s <= store_s:
             return False  # however likely a use is

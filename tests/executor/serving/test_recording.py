@@ -45,6 +45,12 @@ def test_a_recording_is_in_the_order_of_arrival(
         Recording(path)
 
 
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_a_folder_is_no_record(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"--record: .* is there already"):
+        Recording(Path(path))
+
+
 def test_those_that_wait_for_nobody_any_more_are_written_in_the_end(tmp_path: Path) -> None:
     """As where the time to shut down is over before the first of them has ended."""
     path = tmp_path / "asked.jsonl"
@@ -60,7 +66,7 @@ def test_who_is_killed_leaves_all_that_has_ended(tmp_path: Path) -> None:
     """Put together as the documents say; no file of the killed one is written over."""
     path = tmp_path / "asked.jsonl"
     text = (REPOSITORY / "docs" / "serving.md").read_text()
-    (command,) = re.findall(r"^sort -u .*$", text, re.MULTILINE)
+    (command,) = re.findall(r"^LC_ALL=C sort .*$", text, re.MULTILINE)
     with closing(Recording(path)) as recording:
         for index in (4, 1, 0, 3):  # and never 2
             recording.add(*ended(index, arrival_s=float(index)))

@@ -82,6 +82,22 @@ def test_expectations_are_held_against_what_came() -> None:
     assert experience.trust(100_000) == pytest.approx(1.0)  # long ago
 
 
+def test_less_goes_to_the_host_after_uses_that_did_not_come(even: str) -> None:
+    """The host has 1,000 blocks, so 20 uses that came stand at the beginning."""
+    shelf = Shelf(even, 1000)
+    parts = shelf.policy._parts
+    assert parts is not None
+    unused = Worth(prompt(0.0, 9), 0.0, Visit(0.0, 0), kept_s=0.0, kept_chance=1.0)
+    parts.shelf._experience.gone(unused, 10, 1000.0)
+    shelf.put(prompt(0.0, 1))
+    shelf.index.reclaim(1)
+    assert shelf.on_host() == [1]  # 20 of 30 came: 2/3 x 0.75 x 3 s > 1 s
+    parts.shelf._experience.gone(unused, 20, 1000.0)
+    shelf.put(prompt(1.0, 2))
+    shelf.index.reclaim(1)
+    assert shelf.on_host() == [1]  # 20 of 50: 0.4 x 0.75 x 3 s < 1 s
+
+
 def test_loads_only_what_is_faster_to_load(even: str) -> None:
     slow = FakeCost(step=0.0, per_chunk_token=1.0, copy=7.0, per_byte=1.0)
     policy = Shelf(even, 10, slow).policy

@@ -38,9 +38,7 @@ class Recording:
         start leaves none.
         """
         if path is not None:
-            taken = path if path.exists() else held_file(path)
-            if taken.exists():
-                raise ConfigError(f"--record: {taken} is there already")
+            _check_free(path)
             check_writable(path)
         self._path = path
         self._file: IO[bytes] | None = None
@@ -124,3 +122,15 @@ class Recording:
         for file in (self._file, self._held):
             if file is not None:
                 file.close()
+
+
+def _check_free(path: Path) -> None:
+    """ConfigError if there is a record or what one held back, or the name is longer than a file's
+    may be.
+    """
+    try:
+        taken = path if path.exists() else held_file(path)
+        if taken.exists():
+            raise ConfigError(f"--record: {taken} is there already")
+    except OSError as error:
+        raise ConfigError(f"--record: {path}: {error.strerror}") from None

@@ -51,6 +51,13 @@ def test_a_folder_is_no_record(path: str) -> None:
         Recording(Path(path))
 
 
+@pytest.mark.parametrize("letters", [300, 252])
+def test_a_name_too_long_for_a_file(tmp_path: Path, letters: int) -> None:
+    """Its own, or with what is held back beside it."""
+    with pytest.raises(ConfigError, match=r"--record: .*: File name too long"):
+        Recording(tmp_path / ("a" * letters))
+
+
 def test_those_that_wait_for_nobody_any_more_are_written_in_the_end(tmp_path: Path) -> None:
     """As where the time to shut down is over before the first of them has ended."""
     path = tmp_path / "asked.jsonl"

@@ -32,6 +32,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from superinfer.draft import Draft
+from superinfer.heaps import GrowingKeys
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.parts import RankedQueue, check_not_negative
@@ -52,6 +53,9 @@ class TokenCounters:
         self._streams: dict[str, int] = {}
         self._join_steps: dict[str, int] = {}
         """Sum of the step numbers at which a tenant's streams joined."""
+        self.waiting = GrowingKeys()
+        """The tenants that wait, told of each whose service falls: with a stream go the steps that
+        were counted for it, until they are added as tokens."""
 
     def __getitem__(self, tenant: str) -> float:
         """Service that a tenant got so far."""
@@ -74,6 +78,7 @@ class TokenCounters:
         """A stream that joined at `join_step` begins (1) or is over (-1)."""
         self._streams[tenant] = self._streams.get(tenant, 0) + change
         self._join_steps[tenant] = self._join_steps.get(tenant, 0) + change * join_step
+        self.waiting.touch(tenant)
 
 
 class TenantQueues(RankedQueue):
@@ -96,45 +101,43 @@ class TenantQueues(RankedQueue):
         if tenant not in self._queues:
             self._queues[tenant] = RankedQueue(State.WAITING)
         self._queues[tenant].push(seq)
+        self._counters.waiting.touch(tenant)
 
     def arrive(self, seq: Sequence) -> None:
         """Queue a new request; its tenant is lifted if it had nothing waiting."""
         tenant = seq.request.tenant
-        waiting = self._heads()
-        if tenant not in waiting:
-            if waiting:
-                self._counters.lift(tenant, min(self._counters[name] for name in waiting))
+        if self.next_of(tenant) is None:
+            least = self._counters.waiting.lowest(self._place)
+            if least is not None:
+                self._counters.lift(tenant, least[0][0])
             elif self._emptied is not None:
                 self._counters.lift(tenant, self._counters[self._emptied])
         self.push(seq)
 
     def head(self) -> Sequence | None:
         """The oldest request of the waiting tenant with the lowest counter."""
-        found: Sequence | None = None
-        least = 0.0
-        for tenant, seq in self._heads().items():
-            service = self._counters[tenant]
-            if found is None or (service, seq.rank) < (least, found.rank):
-                found, least = seq, service
-        self._turn = "" if found is None else found.request.tenant
-        return found
+        least = self._counters.waiting.lowest(self._place)
+        self._turn = "" if least is None else least[1]
+        return None if least is None else self.next_of(self._turn)
 
     def pop(self) -> None:
         """Remove the head."""
         self._queues[self._turn].pop()
-        self._heads()
+        self.next_of(self._turn)
 
-    def _heads(self) -> dict[str, Sequence]:
-        """The next of every tenant; tenants with nothing waiting are forgotten."""
-        heads: dict[str, Sequence] = {}
-        for tenant in list(self._queues):
-            head = self._queues[tenant].head()
-            if head is None:
-                del self._queues[tenant]
-                self._emptied = tenant
-            else:
-                heads[tenant] = head
-        return heads
+    def next_of(self, tenant: str) -> Sequence | None:
+        """The oldest that a tenant has waiting; a tenant that has nothing is forgotten."""
+        queue = self._queues.get(tenant)
+        head = None if queue is None else queue.head()
+        if queue is not None and head is None:
+            del self._queues[tenant]
+            self._emptied = tenant
+        return head
+
+    def _place(self, tenant: str) -> tuple[float, tuple[float, ...]] | None:
+        """By what a tenant was served, of equals the older request; None if it has none."""
+        head = self.next_of(tenant)
+        return None if head is None else (self._counters[tenant], head.rank)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -203,6 +206,7 @@ class VtcScheduler(TrackingScheduler):
     def ended(self, seq: Sequence) -> None:
         """Count its last tokens and forget it."""
         TrackingScheduler.ended(self, seq)
+        self._queues.next_of(seq.request.tenant)  # its queue may have emptied
         counted = self._counted.pop(seq, seq.output_tokens)
         self.service.add_output(seq.request.tenant, seq.output_tokens - counted)
         self._stale = True

@@ -8,6 +8,7 @@ import pytest
 from harness import iterations, make_engine, request
 
 from superinfer.errors import ConfigError
+from superinfer.plan import Outcome
 from superinfer.schedulers.vtc import TenantQueues, TokenCounters, VtcScheduler
 from superinfer.sequence import Sequence, State
 
@@ -97,6 +98,28 @@ def test_where_nobody_waits_the_last_to_leave_counts() -> None:
     queues.arrive(third)
     assert counters["z"] == 101.0  # y waits and is the lowest of those that do
     assert queues.head() is second
+
+
+def test_the_last_to_leave_may_have_given_up() -> None:
+    """y's request is cancelled before x's, though x was the first to wait: x is the last that had
+    anything waiting, and z starts where x stands, with its own prompt of 4 on top of it.
+    """
+    scheduler = vtc(max_num_seqs=1)
+    engine = make_engine(scheduler, 10)
+    seqs = {
+        name: engine.submit(request(index, 4, 0, tenant=name), 0.0)
+        for index, name in enumerate("axy")
+    }
+    plan = engine.plan(0.0)
+    assert plan is not None
+    scheduler.service.add("x", 5.0)
+    scheduler.service.add("y", 9.0)
+    for name in "yx":
+        engine.cancel(seqs[name], 0.0)
+    engine.complete(plan, Outcome(1.0, [1.0], [seqs["a"]]))
+    engine.submit(request(3, 4, 0, tenant="z"), 1.0)
+    engine.plan(1.0)
+    assert scheduler.service["z"] == 9.0
 
 
 def test_the_latest_arrival_gives_way() -> None:

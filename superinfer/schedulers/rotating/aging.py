@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from superinfer.heaps import GrowingKeys
 from superinfer.schedulers.pacing import GRAIN_TOKENS
 from superinfer.schedulers.rotating.deadlines import Job
 
@@ -53,6 +54,8 @@ class AgedShare:
         self._fair = fair
         self._waiting: dict[str, deque[tuple[int, Job]]] = {}
         """By tenant."""
+        self._least = GrowingKeys()
+        """Those tenants by `_turn`."""
         self._taken: dict[str, int] = {}
         """Blocks that the aged of each tenant took so far, or where it started."""
         self._start_blocks = 0
@@ -71,21 +74,21 @@ class AgedShare:
         if tenant not in self._waiting:
             self._waiting[tenant] = deque()
             self._taken[tenant] = max(self._taken.get(tenant, 0), self._start_blocks)
+            self._least.touch(tenant)
         self._waiting[tenant].append((job.ticket, job))
 
     def head(self) -> Job | None:
         """The aged request whose turn it is."""
-        waiting = self._waiting
-        while waiting:
-            tenant = next(iter(waiting))
-            if len(waiting) > 1:
-                tenant = min(waiting, key=self._turn)
-            queue = waiting[tenant]
-            if queue[0][0] == queue[0][1].ticket:
-                return queue[0][1]
+        while (least := self._least.lowest(self._turn)) is not None:
+            tenant = least[1]
+            queue = self._waiting[tenant]
+            ticket, job = queue[0]
+            if ticket == job.ticket:
+                return job
             queue.popleft()
             if not queue:
-                del waiting[tenant]
+                del self._waiting[tenant]
+            self._least.touch(tenant)
         return None
 
     def fits(self, need_blocks: int, total_blocks: int) -> bool:
@@ -105,9 +108,10 @@ class AgedShare:
         self._blocks -= job.aged_blocks
         job.aged, job.aged_blocks = False, 0
 
-    def _turn(self, tenant: str) -> tuple[int, int]:
+    def _turn(self, tenant: str) -> tuple[int, int] | None:
         """By what its aged took; of equals the one whose first request came first."""
-        return self._taken[tenant], self._waiting[tenant][0][1].seq.request.index
+        queue = self._waiting.get(tenant)
+        return (self._taken[tenant], queue[0][1].seq.request.index) if queue else None
 
     def _tenant(self, job: Job) -> str:
         return job.seq.request.tenant if self._fair else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
-from superinfer.heaps import FEWEST, sweep
+from superinfer.heaps import FEWEST, GrowingKeys, sweep
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
 from superinfer.sequence import Sequence, State
@@ -92,6 +92,10 @@ class TenantQueues:
         self._counters = counters
         self._fair = fair
         self._heaps: tuple[dict[str, list[_Entry]], ...] = tuple({} for _ in range(TURNS))
+        self._least_served = tuple(GrowingKeys() for _ in range(TURNS))
+        """The tenants of each turn by what `_place` says."""
+        for keys in self._least_served:
+            counters.follow(keys)
         self._pushes_left = FEWEST
         """Stale entries are looked for after so many more."""
 
@@ -102,40 +106,43 @@ class TenantQueues:
         self._pushes_left -= 1
         request = job.seq.request
         heaps = self._heaps[job.turn]
-        heap = heaps.setdefault(request.tenant if self._fair else "", [])
+        tenant = request.tenant if self._fair else ""
+        heap = heaps.setdefault(tenant, [])
+        self._least_served[job.turn].touch(tenant)
         place = request.arrival_s if job.turn else float(job.tokens_to_compute)
         heapq.heappush(heap, (place, request.index, job.ticket, job))
 
     def head(self, step: int, first_turn: int = 0, stop_turn: int = TURNS) -> Job | None:
         """The job whose turn it is at a step of the decode batch, of some turns or of all."""
         for turn in range(first_turn, stop_turn):
-            heaps = self._heaps[turn]
-            if heaps and (found := self._head_of(heaps, step)) is not None:
+            if self._heaps[turn] and (found := self._head_of(turn, step)) is not None:
                 return found
         return None
 
     @property
     def contested(self) -> bool:
         """True if it may depend on the tenants' service who comes first."""
-        return any(len(heaps) > 1 for heaps in self._heaps)
+        return any(_several(heaps) for heaps in self._heaps)
 
-    def _head_of(self, heaps: dict[str, list[_Entry]], step: int) -> Job | None:
-        if len(heaps) == 1:  # nobody to compare with
-            for heap in heaps.values():
-                if _current(heap):
-                    return heap[0][3]
-            heaps.clear()
+    def _head_of(self, turn: int, step: int) -> Job | None:
+        heaps = self._heaps[turn]
+        if _several(heaps):
+            first = self._least_served[turn].lowest(lambda name: self._place(heaps, name, step))
+            return heaps[first[1]][0][3] if first is not None else None
+        for heap in heaps.values():  # nobody to compare with
+            return heap[0][3]
+        return None
+
+    def _place(
+        self, heaps: dict[str, list[_Entry]], tenant: str, step: int
+    ) -> tuple[float, float, float] | None:
+        """Where a tenant stands with its first job; None if it has none."""
+        heap = heaps.get(tenant)
+        if heap is None or not _current(heap):
+            heaps.pop(tenant, None)
             return None
-        idle = [tenant for tenant, heap in heaps.items() if not _current(heap)]
-        for tenant in idle:
-            del heaps[tenant]
-        if not heaps:
-            return None
-        tenant = next(iter(heaps))
-        if len(heaps) > 1:
-            served = self._counters.service
-            tenant = min(heaps, key=lambda name: (served(name, step), heaps[name][0][:2]))
-        return heaps[tenant][0][3]
+        place, index, _, _ = heap[0]
+        return self._counters.service(tenant, step), place, index
 
 
 class Alarms:
@@ -163,6 +170,22 @@ class Alarms:
         while heap and (heap[0][1] != heap[0][2].ticket or not _waits(heap[0][2].seq)):
             heapq.heappop(heap)
         return heap[0][0] if heap else inf
+
+
+def _several(heaps: dict[str, list[_Entry]]) -> bool:
+    """True if more than one tenant has a job; those met on the way that have none are forgotten."""
+    idle: list[str] = []
+    found = 0
+    for tenant, heap in heaps.items():
+        if not _current(heap):
+            idle.append(tenant)
+            continue
+        found += 1
+        if found > 1:
+            break
+    for tenant in idle:
+        del heaps[tenant]
+    return found > 1
 
 
 def _forget_stale(queues: Iterable[Mapping[Any, list[_Entry]]]) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from superinfer.heaps import GrowingKeys
+
 PROMPT_WEIGHT: Final = 1.0
 OUTPUT_WEIGHT: Final = 2.0
 
@@ -32,6 +34,13 @@ class TenantCounters:
         """Who has live requests, apart from the returned. Tenants of the past may be many."""
         self._returned: dict[str, None] = {}
         """Who came back from idleness and has not been lifted yet, in order of coming."""
+        self._least = GrowingKeys()
+        """The active by their service."""
+        self._followers = [self._least]
+
+    def follow(self, keys: GrowingKeys) -> None:
+        """Tell of each tenant whose service may have fallen at the step that it is asked for."""
+        self._followers.append(keys)
 
     def arrive(self, name: str) -> None:
         """A request of the tenant came in."""
@@ -46,11 +55,12 @@ class TenantCounters:
         """Let those who came back from idleness start no lower than who was active."""
         for name in self._returned:
             tenant = self._tenants[name]
-            if self._active:
-                low = min(self.service(other, step) for other in self._active)
-                tenant.served = max(tenant.served, low)
+            least = self._least.lowest(lambda other: self._service_if_active(other, step))
+            if least is not None:
+                tenant.served = max(tenant.served, least[0])
             if tenant.live:
                 self._active[name] = None
+                self._least.touch(name)
         self._returned.clear()
 
     def leave(self, name: str) -> None:
@@ -69,6 +79,7 @@ class TenantCounters:
         tenant = self._tenants[name]
         tenant.decoding += 1
         tenant.join_steps += join_step
+        self._fell(name)
 
     def left(self, name: str, join_step: int, tokens: int) -> None:
         """One of its requests left the batch after so many tokens there."""
@@ -76,8 +87,16 @@ class TenantCounters:
         tenant.decoding -= 1
         tenant.join_steps -= join_step
         tenant.served += OUTPUT_WEIGHT * tokens
+        self._fell(name)
 
     def service(self, name: str, step: int) -> float:
         """Weighted tokens so far."""
         tenant = self._tenants[name]
         return tenant.served + OUTPUT_WEIGHT * (step * tenant.decoding - tenant.join_steps)
+
+    def _service_if_active(self, name: str, step: int) -> float | None:
+        return self.service(name, step) if name in self._active else None
+
+    def _fell(self, name: str) -> None:
+        for keys in self._followers:
+            keys.touch(name)

@@ -144,6 +144,20 @@ def test_admission_by_predicted_peak(on: bool) -> None:
         assert lines[3:7] == ["B12 A used 9", "AB used 10", "AB used 10", "-B A used 7"]
 
 
+def test_who_was_refused_comes_in_when_another_has_left() -> None:
+    """C (8 tokens and 6 to come) would fit at iteration 3: 4 of 10 blocks are free. But when it has
+    its 6, A has 5 + 6 tokens, and B 16 when it ends: with three half blocks more than 36. Once B is
+    gone C comes in, long before A ends.
+    """
+    lines = iterations(
+        told({"A": 20, "B": 5, "C": 6}, rotation=False),
+        {"A": (4, 20), "B": (12, 5), "C": (8, 6)},
+        {"C": 3},
+        blocks=10,
+    )
+    assert lines[:6] == ["A4 B12 used 4", *["AB used 6"] * 4, "C8 A used 5"]
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_admission_by_rate(on: bool) -> None:
     """A is owed a token every 1.5 s and gets one a second. B, owed as much, could take its place in
@@ -174,6 +188,8 @@ def test_a_stream_is_owed_its_pace_until_it_ends() -> None:
     assert not admission.too_fast(first, draft, 1.0)  # type: ignore[arg-type]
     assert admission.too_fast(second, draft, 1.0)  # type: ignore[arg-type]
     assert not admission.too_fast(second, draft, 0.5)  # type: ignore[arg-type]
+    unpaced = bench._job(2, Held(8, 8, False), {})
+    assert not admission.too_fast(unpaced, draft, 2.0)  # type: ignore[arg-type]
     admission.end_stream(first)
     assert not admission.too_fast(second, draft, 1.0)  # type: ignore[arg-type]
 

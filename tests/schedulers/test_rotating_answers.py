@@ -122,6 +122,19 @@ def test_a_token_costs_more_where_fewer_fit(blocks: int, late: int) -> None:
     assert len(due.late(0.0, 1)) == late
 
 
+@pytest.mark.interpreted
+def test_answers_that_memory_is_not_expected_to_hold_come_one_at_a_time() -> None:
+    """Half of an answer of 100 tokens is more than the 24 that there are. Each takes 1 + 100 s: of
+    three that have to start by 110 s two can.
+    """
+    due = answers(6, lengths="none", max_num_seqs=4)
+    for index in range(3):
+        job = job_with(index, 8, e2el_s=300.0, max_tokens=100)
+        job.start_by_s = 110.0
+        due.add(job)
+    assert len(due.late(0.0, 1)) == 1
+
+
 # -- how long steps take --------------------------------------------------------------------------
 
 

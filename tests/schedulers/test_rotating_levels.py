@@ -221,6 +221,7 @@ def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert scheduler.counters.get("demotions", 0) == demotions
 
 
+@pytest.mark.parametrize("step_s", [1.0, 0.25])
 @pytest.mark.parametrize(
     ("load", "residence", "base"),
     [
@@ -235,6 +236,9 @@ def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"stall_s": 30.0, "turns": 1.0}, 1, 100),
     ],
 )
-def test_quantum_by_rule(load: dict[str, float], residence: int, base: int) -> None:
-    given = {"resident_s": 0.0, "copy_s": 0.0, "stall_s": float("inf"), "turns": 1.0, **load}
-    assert quantum(step_s=1.0, **given) == Quantum(residence, base)
+def test_quantum_by_rule(load: dict[str, float], residence: int, base: int, step_s: float) -> None:
+    """For steps of 1 s; where all is faster by as much the tokens are the same."""
+    given = {"resident_s": 0.0, "copy_s": 0.0, "stall_s": inf, **load}
+    turns = given.pop("turns", 1.0)
+    scaled = {name: seconds * step_s for name, seconds in given.items()}
+    assert quantum(step_s=step_s, turns=turns, **scaled) == Quantum(residence, base)

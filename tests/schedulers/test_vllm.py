@@ -267,6 +267,13 @@ def test_nobody_new_comes_in_while_somebody_is_on_the_host() -> None:
     assert lines[7:] == ["+C C used 2", "D4 used 1"]
 
 
+def test_nobody_comes_back_in_a_step_in_which_somebody_had_to_leave() -> None:
+    """C leaves for A's block and B for its own. There is room for C again, but it waits a step."""
+    jobs = {"A": (12, 2), "B": (16, 2), "C": (3, 2)}
+    one = vllm(max_num_batched_tokens=32, preemption="swap")
+    assert iterations(one, jobs) == ["A12 B16 C3 used 8", "-C -B A used 4", "+C +B BC used 6"]
+
+
 def test_with_chunks_a_new_prompt_passes_who_is_on_the_host() -> None:
     """C came to the front of the running queue, so B makes room for it at it4, and D comes in in
     that very step, in which nobody is looked for on the host.

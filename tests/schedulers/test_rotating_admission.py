@@ -120,6 +120,18 @@ def test_who_comes_back_counts_with_all_that_it_holds() -> None:
     assert not bench.fits(version=2)
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("tokens", "fits"), [(59, True), (60, False)])
+def test_who_goes_on_for_longer_than_expected_is_still_there(tokens: int, fits: bool) -> None:
+    """At step 27 its answer is 16 tokens longer than expected: it is taken to end with one token
+    more, as the new one is. With half a block for each they have 62 and 54 then, 116 in all.
+    """
+    bench = Bench([Held(tokens, 4, True), Held(51, 1, False)], 30)
+    bench.draft.batch.step = 27
+    bench.draft.pool.referenced = 30  # all: the short cut does not decide
+    assert bench.fits() == fits
+
+
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
 
 

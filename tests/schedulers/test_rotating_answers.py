@@ -56,6 +56,15 @@ def test_the_lighter_one_is_given_up() -> None:
     assert ends_s(three_answers(DUE_S, weight=3.0)) == [10.0, 26.0, 18.0]
 
 
+def test_an_answer_that_is_given_up_is_no_late_first_token() -> None:
+    """Only who was promised a first token is let in for being late."""
+    for targets, late in (({"e2el_s": 9.0}, False), ({"ttft_s": 1.0, "e2el_s": 9.0}, True)):
+        job = job_with(0, 8, **targets)
+        assert not job.late
+        job.relegated = True
+        assert job.late == late
+
+
 # -- alone ----------------------------------------------------------------------------------------
 
 

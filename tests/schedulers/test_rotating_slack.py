@@ -58,7 +58,13 @@ def test_when_an_answer_is_due() -> None:
     assert job(min_tokens_per_s=0.5).end_due_s == 100 + 10 / 0.5
     assert job(min_tokens_per_s=0.5, e2el_s=15.0).end_due_s == 115
     assert job(ttft_s=1.0).end_due_s == inf
-    assert not job().owes and job(e2el_s=30.0).owes
+
+
+def test_what_is_owed() -> None:
+    """A bound on gaps alone is something, too."""
+    assert not job().owes
+    for name in ("ttft_s", "tpot_s", "e2el_s", "min_tokens_per_s", "max_stall_s"):
+        assert job(**{name: 30.0}).owes
 
 
 def outlook(now: float, step: int, given_tokens: int, cost: FakeCost) -> Outlook:

@@ -207,18 +207,13 @@ def test_a_pace_that_all_have_lost_bounds_no_step(gap_s: float | None, size: int
         assert (played.tokens(1)[0] <= 6.0) == debts
 
 
-@pytest.mark.parametrize(
-    ("ttft_s", "size"),
-    [(0.0625, 4000), (60.0, 64)],
-)
-def test_a_pace_that_cannot_be_held_costs_a_prompt_nothing_once_it_is_lost(
-    ttft_s: float, size: int
-) -> None:
-    """As the one before, with a prompt in no hurry, beside a paced stream whose tokens are due from
-    `ttft_s` on. While those that came early are not used up, the prompt gets a grain a step.
+@pytest.mark.parametrize(("pace_s", "size"), [(2**-6, 4000), (2**-4, 64)])
+def test_a_prompt_in_no_hurry_beside_a_pace_that_no_chunk_keeps(pace_s: float, size: int) -> None:
+    """As the one before. A stream that is owed a token every 1/64 s has lost its pace. One that is
+    owed one every 1/16 s is ahead of it; a step of a grain takes 3/32 s, and none takes more.
     """
     cost = FakeCost(step=2**-5, per_chunk_token=2**-10)
-    stream = promised(ttft_s=ttft_s, tpot_s=2**-6, delivery="paced")
+    stream = promised(ttft_s=1.0, tpot_s=pace_s)
     requests = [arriving(0, 0.0, 4, **stream), arriving(1, 1.0, 4000)]
     scheduler = told({"r0": 200, "r1": 1}, max_num_batched_tokens=4097)
     played = run(scheduler, requests, [200, 1], 2000, cost=cost)

@@ -477,6 +477,21 @@ def test_prompts_of_the_aged_are_computed_one_by_one() -> None:
     assert given(0)[0] <= came[1] < given(1)[0] < 40.0
 
 
+def test_urgent_prompts_take_nothing_of_what_is_kept_for_the_aged() -> None:
+    """A new urgent prompt of a whole step for every step, and room for all. B came first and owes
+    nothing. From 5 s on it has a quarter of each step, beside new prompts and those under way.
+    """
+    urgent = promised(ttft_s=30.0)
+    requests = [arriving(0, 0.0, 256, name="B")]
+    requests += [arriving(1 + index, float(index), 256, **urgent) for index in range(20)]
+    settings = {"max_num_batched_tokens": 256, "max_num_seqs": 64, "relegation": False}
+    scheduler = rotating(max_wait_s=4.0, aged_share=0.25, **settings)
+    played = run(scheduler, requests, [1] * 21, 4000)
+    chunks = [event for event in played.kinds("prefill") if event[2] == "B"]
+    assert [event[3] for event in chunks] == [64] * 4
+    assert played.tokens(0) == [8.0]
+
+
 @pytest.mark.parametrize("rotation", [True, False])
 def test_residents_with_slack_leave_for_the_aged(rotation: bool) -> None:
     """A owes nothing and goes on for long; B, as little, came at 0.5 s and is aged at 4.5 s. At 5 s

@@ -94,6 +94,18 @@ def test_a_stream_that_comes_back_owes_its_pace_since_its_first_token(
 
 
 @pytest.mark.interpreted
+def test_prompts_that_wait_lengthen_steps_in_the_mean() -> None:
+    """A step takes 1 s, and 2 s with a chunk of 16. While an answer of 8 tokens is given, 32 prompt
+    tokens are computed in two of its steps; more than it has steps for make each as long.
+    """
+    found = outlook(0.0, 0, 0, FakeCost(per_chunk_token=2**-4))
+    assert found.likely_step_s(0, 8.0) == 1.0
+    assert found.likely_step_s(32, 8.0) == 1.25
+    assert found.likely_step_s(4, 0.5) == 1.25
+    assert found.likely_step_s(1000, 8.0) == 2.0
+
+
+@pytest.mark.interpreted
 def test_a_prefill_takes_the_host_time_of_its_steps_too() -> None:
     """40 tokens in chunks of 16 are three steps."""
     assert outlook(0.0, 0, 0, FakeCost(step=1.0, host=0.25)).prefill_s(40) == 3 * 1.25

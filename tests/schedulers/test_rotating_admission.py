@@ -16,6 +16,7 @@ from rotating_runs import arriving, promised, rotating, run, told
 from superinfer.schedulers.base import Machine
 from superinfer.schedulers.rotating.admission import Admission
 from superinfer.schedulers.rotating.deadlines import Job, job_of
+from superinfer.schedulers.rotating.entrance import need_blocks
 from superinfer.schedulers.rotating.lengths import NoLengths, OracleLengths
 from superinfer.sequence import Sequence
 
@@ -118,6 +119,7 @@ def test_who_comes_back_counts_with_all_that_it_holds() -> None:
     assert bench.fits(version=1)
     bench.jobs[1].seq.computed_tokens = 68
     assert not bench.fits(version=2)
+    assert need_blocks(bench.draft, bench.jobs[1]) == 68 // 4 + 1
 
 
 @pytest.mark.interpreted
@@ -168,6 +170,23 @@ def test_who_was_refused_comes_in_when_another_has_left() -> None:
         blocks=10,
     )
     assert lines[:6] == ["A4 B12 used 4", *["AB used 6"] * 4, "C8 A used 5"]
+
+
+@pytest.mark.parametrize(("ttft_s", "line"), [(0.25, "B12 A used 9"), (None, "A used 6")])
+def test_who_is_late_for_a_first_token_does_not_wait_for_the_peak(
+    ttft_s: float | None, line: str
+) -> None:
+    """D is urgent and leaves B no room until it has ended, after iteration 5. B, late by then, comes
+    in though it will not fit beside all of A; who was promised nothing waits for A.
+    """
+    lines = iterations(
+        told({"A": 14, "D": 2, "B": 6}, rotation=False),
+        {"A": (20, 14), "D": (8, 2), "B": (12, 6)},
+        {"D": 4, "B": 4},
+        blocks=10,
+        requests={"D": promised(ttft_s=2.0), "B": promised(ttft_s=ttft_s)},
+    )
+    assert lines[:6] == [*A_ALONE, "D8 A used 8", "AD used 9", line]
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -164,3 +164,11 @@ def test_recent_steps_are_those_of_a_batch() -> None:
     recent.look(steps(50.0, 3.0))
     recent.look(steps(54.0, 3.0, 52.0, 54.0))
     assert recent.mean_s == pytest.approx(2.0 * (1.0 - (1.0 - share) ** 3))
+
+
+def test_steps_with_prompts_beside_them_count() -> None:
+    """A step of 1 s takes 16 s more with a chunk of 16: answers take longer than decodes alone."""
+    scheduler = rotating()
+    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 64)]
+    run(scheduler, requests, [40, 1], 200, cost=FakeCost(per_chunk_token=1.0))
+    assert scheduler._outlook.recent_step_s > scheduler._outlook.step_s == 1.0

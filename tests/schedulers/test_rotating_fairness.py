@@ -174,6 +174,22 @@ def test_of_tenants_with_the_same_service_the_first_comes_first(names: tuple[str
     assert [line[0] for line in lines if line[1].isdigit()] == ["X", "Y"]
 
 
+def test_a_rotation_does_not_change_the_service_that_a_tenant_got() -> None:
+    """x has 20 prompt tokens and, after a first one, 11 more. y comes when x stands at 20 + 2 for
+    one of them, starts there, and has 12 and one more. A's copy has landed by the end.
+    """
+    requests = [
+        arriving(0, 0.0, 20, tenant="x"),
+        arriving(1, 2.5, 12, tenant="y", **promised(ttft_s=4.0)),
+    ]
+    scheduler = rotating(promotion_share=0.0)
+    played = run(scheduler, requests, [12, 2], 8)
+    assert len(played.kinds("rotate_out")) == 1
+    service = scheduler._tenants.service
+    assert (service("x", 99), service("y", 99)) == (20 + 2 * 11, 22 + 12 + 2)
+    assert scheduler._rotation.leaving_blocks == 0
+
+
 def test_without_fairness_the_first_comes_first() -> None:
     """The modest tenant gets nothing before the greedy one has nothing left to start."""
     sizes = [(8, 4, 0)] * 10
@@ -395,8 +411,11 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(90, 100)
     share.takes(first, 6)
     assert share.fits(4, 100) and not share.fits(5, 100)
-    share.gives_back(first)
-    assert share.fits(90, 100) and not first.aged
+    for _ in range(2):  # once more when it leaves again, and has nothing of the share
+        share.gives_back(first)
+        assert share.fits(90, 100) and not first.aged
+    share.takes(aged_job(), 6)
+    assert share.fits(4, 100) and not share.fits(5, 100)
 
 
 @pytest.mark.interpreted

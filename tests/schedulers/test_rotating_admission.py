@@ -176,8 +176,8 @@ def test_who_was_refused_comes_in_when_another_has_left() -> None:
 def test_who_is_late_for_a_first_token_does_not_wait_for_the_peak(
     ttft_s: float | None, line: str
 ) -> None:
-    """D is urgent and leaves B no room until it has ended, after iteration 5. B, late by then, comes
-    in though it will not fit beside all of A; who was promised nothing waits for A.
+    """D is urgent and leaves B no room until it has ended, after iteration 5. B is late by then and
+    comes in though it will not fit beside all of A; promised nothing, it waits for A.
     """
     lines = iterations(
         told({"A": 14, "D": 2, "B": 6}, rotation=False),

@@ -84,6 +84,21 @@ def test_a_lift_counts_the_steps_until_now() -> None:
     assert tenants.service("b", 50) == 100
 
 
+def test_who_came_and_went_between_two_decisions_holds_nobody_down() -> None:
+    """z is lifted to 100 with nobody left. y starts where x stands then, at 200."""
+    counters = TenantCounters()
+    counters.arrive("x")
+    counters.lift(0)
+    counters.prefilled("x", 100)
+    counters.arrive("z")
+    counters.leave("z")
+    counters.lift(0)
+    counters.prefilled("x", 100)
+    counters.arrive("y")
+    counters.lift(0)
+    assert counters.service("y", 0) == 200.0
+
+
 @pytest.mark.interpreted
 def test_tenants_of_the_past_are_not_looked_through() -> None:
     """Who comes back is compared with those who are active, however many there ever were."""

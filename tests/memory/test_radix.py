@@ -217,6 +217,26 @@ def test_fewer_than_ten_tokens_are_not_loaded() -> None:
     assert ("load", 16) in copies("write_back", *long)
 
 
+def test_the_longest_prefix_is_that_on_the_device() -> None:
+    """C and Y come when X has driven A out: Y's 16 tokens are there, and C's 32 on the host."""
+    events: list[Any] = []
+    engine = make_engine(
+        SglangScheduler(policy="lpm"),
+        60,
+        memory=HiCacheMemory(write_policy="write_back"),
+        sink=events.append,
+        block_tokens=1,
+        prefix_caching=True,
+    )
+    jobs = ((0.0, A), (10.0, X), (20.0, C), (20.0, (20, (11, 20))))
+    requests = [
+        request(i, tokens, 0, at_s, name, max_tokens=2, hash_ids=keys, hash_block_tokens=16)
+        for i, ((at_s, (tokens, keys)), name) in enumerate(zip(jobs, "AXCY", strict=True))
+    ]
+    BlockingDriver(engine, requests, [2] * len(jobs)).run()
+    assert [event[2] for event in events if event[1] == "admit"] == ["A", "X", "Y", "C"]
+
+
 def test_the_host_pool_is_a_multiple_of_the_device_pool() -> None:
     """With a host of 30 tokens A's 33 cannot be copied."""
     assert copies("write_through", A, host_ratio=0.5) == [("backup", 1)]

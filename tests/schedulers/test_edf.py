@@ -47,6 +47,19 @@ def test_an_earlier_deadline_takes_the_blocks_of_a_later_one() -> None:
     assert lines == ["A9 used 3", "B8 -A used 2", "A10 used 3", "A used 3"]
 
 
+def test_room_is_made_for_the_watermark_too() -> None:
+    """B needs six of eight blocks, and two stay free: the five that are free and A's three are just
+    enough.
+    """
+    lines = iterations(
+        edf(max_num_batched_tokens=32, watermark=0.25),
+        {"A": (9, 3), "B": (24, 1)},
+        {"B": 2},
+        requests={"A": due(50.0), "B": due(2.0)},
+    )
+    assert lines == ["A9 used 3", "B24 -A used 6", "A10 used 3", "A used 3"]
+
+
 @pytest.mark.parametrize(
     ("preempts", "a_due_s"),
     [(False, 50.0), (True, 2.5)],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from harness import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from superinfer.errors import PlanError
 from superinfer.heaps import FEWEST
 from superinfer.schedulers.parts import RankedList, RankedQueue
 from superinfer.sequence import Sequence, State
@@ -121,3 +123,13 @@ def test_list_discards_nobody_else() -> None:
     ranks.add(member)
     assert not ranks.discard(stranger)
     assert list(ranks) == [member]
+
+
+@pytest.mark.parametrize("rank", [1.0, 2.0])
+def test_list_refuses_a_rank_that_it_has(rank: float) -> None:
+    """The last one as well as any other."""
+    ranks = RankedList()
+    for place in (1.0, 2.0):
+        ranks.add(ranked(place))
+    with pytest.raises(PlanError, match="expected unique ranks"):
+        ranks.add(ranked(rank))

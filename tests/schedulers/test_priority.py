@@ -67,6 +67,19 @@ def test_no_preemption_that_would_not_help() -> None:
     assert lines[1] == "AC used 6"
 
 
+def test_room_is_made_for_the_watermark_too() -> None:
+    """B needs six of eight blocks, and two stay free: the five that are free and A's three are just
+    enough.
+    """
+    lines = iterations(
+        priority(max_num_batched_tokens=32, watermark=0.25),
+        {"A": (9, 3), "B": (24, 1)},
+        {"B": 2},
+        requests={"B": TIGHT},
+    )
+    assert lines == ["A9 used 3", "B24 -A used 6", "A10 used 3", "A used 3"]
+
+
 def test_chunks_keep_the_pace_of_running_streams() -> None:
     """A step costs 1/1024 s per chunk token and 1/64 s flat. With a TPOT target of 0.25 s,
     95 % of it allows 227 tokens, three grains of 64.
@@ -90,6 +103,16 @@ def test_without_targets_the_whole_budget_is_used() -> None:
     engine.submit(request(0, 2000, 0), 0.0)
     plan = engine.plan(0.0)
     assert plan is not None and [chunk.tokens for chunk in plan.chunks] == [1024]
+
+
+def test_a_cap_of_the_step_bounds_chunks_where_nobody_has_a_pace() -> None:
+    """A step costs 1/1024 s per chunk token and 1/64 s flat: 250 ms leave room for 240 tokens."""
+    cost = FakeCost(step=2**-6, per_chunk_token=2**-10)
+    scheduler = priority(max_num_batched_tokens=1024, step_cap_ms=250.0)
+    engine = make_engine(scheduler, 2000, cost=cost)
+    engine.submit(request(0, 2000, 0), 0.0)
+    plan = engine.plan(0.0)
+    assert plan is not None and [chunk.tokens for chunk in plan.chunks] == [3 * GRAIN_TOKENS]
 
 
 def _finish_step(engine: Any, plan: Any) -> None:

@@ -28,15 +28,20 @@ def first_token(ttft_s: float) -> dict[str, Any]:
 
 
 def test_timelines_forget_streams_that_are_over() -> None:
-    """Steps of half a second beside a pace of one: each later stream is due before the others."""
+    """Steps of half a second beside a pace of one: each later stream is due before the others. One
+    that came first, due every second from 500 s on, is kept.
+    """
     timelines, stream = Timelines(), Sequence(request(0, 1, 0))
+    timelines.add(Sequence(request(0, 1, 0)), 1.0, 500.0, 0)
     for step in range(3 * FEWEST):
         later = Sequence(request(step, 1, 0))
         timelines.add(later, 1.0, 5.0 + step / 2, step)
         timelines.discard(stream)
         stream = later
         assert timelines.budget_s(step / 2, step) == 5.0
-    assert len(timelines._by_pace[1.0]) <= FEWEST + 1
+    assert len(timelines._by_pace[1.0]) <= FEWEST + 2
+    timelines.discard(stream)
+    assert timelines.budget_s(10.0, 4) == 494.0
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,34 @@ def test_alpha_weighs_work_against_deadlines(
         requests={"A": first_token(10.0), "B": first_token(12.0)},
     )
     assert lines == expected
+
+
+def test_chunks_leave_less_work() -> None:
+    """At a second a token A, due at 10 s, has 16 s of work and after its first chunk 8. B comes
+    then, due at 12.5 s with 8 s of work: before A at the outset, and behind it now.
+    """
+    lines = iterations(
+        qoserve(alpha_ms_per_token=1000.0),
+        {"A": (16, 1), "B": (8, 1)},
+        {"B": 2},
+        requests={"A": first_token(10.0), "B": first_token(12.0)},
+    )
+    assert lines == ["A8 used 4", "A8 used 4", "B8 used 2"]
+
+
+def test_answers_that_have_ended_tell_how_much_work_the_next_ones_are() -> None:
+    """At a second a token. B and C come when A's answer of one token is known; B is due, whole, at
+    20 s and C's first token at 25 s. With 8 + 1 s of work B is before C, with the 8 + 30 s that it
+    may take it would come after.
+    """
+    whole = {"slo": SLO(e2el_s=18.5), "max_tokens": 30}
+    lines = iterations(
+        qoserve(alpha_ms_per_token=1000.0, max_num_seqs=1),
+        {"A": (8, 1), "B": (8, 1), "C": (8, 1)},
+        {"B": 3, "C": 3},
+        requests={"A": whole, "B": whole, "C": first_token(23.5)},
+    )
+    assert lines == ["A8 used 2", "B8 used 2", "C8 used 2"]
 
 
 def test_a_running_prefill_gives_way_and_keeps_its_blocks() -> None:

@@ -65,6 +65,13 @@ def test_nothing_moves_where_memory_holds_all() -> None:
     ]
 
 
+def test_nobody_rotates_while_the_budget_is_free() -> None:
+    """C needs five blocks and four are free, which is more than the budget of 3."""
+    jobs = {"A": (7, 4), "B": (7, 4), "C": (19, 1)}
+    lines = iterations(rota(budget_blocks=3), jobs, {"C": 2}, blocks=8)
+    assert lines[:2] == ["A7 B7 used 4", "AB used 4"]
+
+
 def test_who_comes_back_in_the_same_step_has_run_longest_still() -> None:
     """C needs 3 blocks, 1 is free: A and B leave (4 of a budget of 5), C comes in, and there is
     room for A again. A leaves again, for it was never away: had it come in after C, C would leave.

@@ -56,6 +56,15 @@ def test_the_lighter_one_is_given_up() -> None:
     assert ends_s(three_answers(DUE_S, weight=3.0)) == [10.0, 26.0, 18.0]
 
 
+def test_an_answer_that_is_given_up_is_no_late_first_token() -> None:
+    """Only who was promised a first token is let in for being late."""
+    for targets, late in (({"e2el_s": 9.0}, False), ({"ttft_s": 1.0, "e2el_s": 9.0}, True)):
+        job = job_with(0, 8, **targets)
+        assert not job.late
+        job.relegated = True
+        assert job.late == late
+
+
 # -- alone ----------------------------------------------------------------------------------------
 
 
@@ -122,6 +131,19 @@ def test_a_token_costs_more_where_fewer_fit(blocks: int, late: int) -> None:
     assert len(due.late(0.0, 1)) == late
 
 
+@pytest.mark.interpreted
+def test_answers_that_memory_is_not_expected_to_hold_come_one_at_a_time() -> None:
+    """Half of an answer of 100 tokens is more than the 24 that there are. Each takes 1 + 100 s: of
+    three that have to start by 110 s two can.
+    """
+    due = answers(6, lengths="none", max_num_seqs=4)
+    for index in range(3):
+        job = job_with(index, 8, e2el_s=300.0, max_tokens=100)
+        job.start_by_s = 110.0
+        due.add(job)
+    assert len(due.late(0.0, 1)) == 1
+
+
 # -- how long steps take --------------------------------------------------------------------------
 
 
@@ -142,3 +164,11 @@ def test_recent_steps_are_those_of_a_batch() -> None:
     recent.look(steps(50.0, 3.0))
     recent.look(steps(54.0, 3.0, 52.0, 54.0))
     assert recent.mean_s == pytest.approx(2.0 * (1.0 - (1.0 - share) ** 3))
+
+
+def test_steps_with_prompts_beside_them_count() -> None:
+    """A step of 1 s takes 16 s more with a chunk of 16: answers take longer than decodes alone."""
+    scheduler = rotating()
+    requests = [arriving(0, 0.0, 4), arriving(1, 1.0, 64)]
+    run(scheduler, requests, [40, 1], 200, cost=FakeCost(per_chunk_token=1.0))
+    assert scheduler._outlook.recent_step_s > scheduler._outlook.step_s == 1.0

@@ -207,6 +207,49 @@ def test_a_pace_that_all_have_lost_bounds_no_step(gap_s: float | None, size: int
         assert (played.tokens(1)[0] <= 6.0) == debts
 
 
+@pytest.mark.parametrize(("pace_s", "size"), [(2**-6, 4000), (2**-4, 64)])
+def test_a_prompt_in_no_hurry_beside_a_pace_that_no_chunk_keeps(pace_s: float, size: int) -> None:
+    """As the one before. A stream that is owed a token every 1/64 s has lost its pace. One that is
+    owed one every 1/16 s is ahead of it; a step of a grain takes 3/32 s, and none takes more.
+    """
+    cost = FakeCost(step=2**-5, per_chunk_token=2**-10)
+    stream = promised(ttft_s=1.0, tpot_s=pace_s)
+    requests = [arriving(0, 0.0, 4, **stream), arriving(1, 1.0, 4000)]
+    scheduler = told({"r0": 200, "r1": 1}, max_num_batched_tokens=4097)
+    played = run(scheduler, requests, [200, 1], 2000, cost=cost)
+    sizes = [event[3] for event in played.kinds("prefill") if event[2] == "r1"]
+    assert sizes[0] == size
+
+
+def test_a_pace_that_no_step_keeps_is_not_the_one_that_counts() -> None:
+    """A step takes 1/64 s, and one of two streams is owed a token as often. The prompt in no hurry
+    gets the 448 tokens that 0.5 s leave room for, and no grains.
+    """
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=2**-6)),
+        arriving(1, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.5)),
+        arriving(2, 2**-5, 880),
+    ]
+    lengths = {"r0": 40, "r1": 40, "r2": 1}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False, debts=False)
+    played = run(scheduler, requests, [40, 40, 1], 2000, cost=CHUNKY)
+    assert next(event[3] for event in played.kinds("prefill") if event[2] == "r2") == 448
+
+
+def test_the_gap_of_a_class_bounds_no_step_once_its_stream_has_ended() -> None:
+    """95 % of 0.25 s leave room for 192 tokens, those of the other stream's 0.5 s for 448."""
+    requests = [
+        arriving(0, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.25, max_stall_s=0.25)),
+        arriving(1, 0.0, 4, **promised(ttft_s=1.0, tpot_s=0.5)),
+        arriving(2, 2**-5, 192),
+        arriving(3, 1.0, 880),
+    ]
+    lengths = {"r0": 8, "r1": 200, "r2": 1, "r3": 1}
+    scheduler = told(lengths, max_num_batched_tokens=4096, admission=False)
+    played = run(scheduler, requests, [8, 200, 1, 1], 2000, cost=CHUNKY)
+    assert [event[3] for event in played.kinds("prefill")][-3:] == [192, 448, 432]
+
+
 def test_who_has_lost_a_pace_does_not_hold_others_to_it() -> None:
     """Two weighty prompts of 500 tokens are in time in one step, and a stream of 5 tokens, which
     is owed one every 0.25 s, is lost. It has two to come when a prompt in no hurry is begun: its
@@ -303,12 +346,14 @@ def test_who_is_lost(
 
 @pytest.mark.interpreted
 def test_those_looked_at_speak_for_the_others() -> None:
-    """50 streams with 9 tokens to come at 1/2 s each, in steps of 1/4 s, have 2.5 s to spare."""
-    steps = Steps(dict.fromkeys(range(50), 10), joined=dict.fromkeys(range(50), 0))
+    """50 streams with 9 tokens to come at 1/2 s each, in steps of 1/4 s, have 2.25 s to spare. Ten
+    more have lost their pace already.
+    """
+    steps = Steps(dict.fromkeys(range(60), 10), joined=dict.fromkeys(range(60), 0))
     debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
-    for index in range(50):
+    for index in range(60):
         job = job_of(Sequence(request(index, 4, 0, **promised(tpot_s=0.5))), NoLengths())
-        job.base_s = 0.5
+        job.base_s = 0.5 if index < 50 else -2.0
         debts.add(job)
     debts.begin(0.25)
     assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 50.0)
@@ -346,6 +391,22 @@ def test_who_has_nothing_to_spare() -> None:
     assert (debts.lost(9, 0.5), debts.lost(9, 0.53)) == (0.0, 1.0)  # 2.25 and 2.52 of 2.25 s
     debts.remove(jobs[1])
     assert debts.hopeless_share == 0.0
+
+
+@pytest.mark.interpreted
+def test_a_long_step_takes_from_all() -> None:
+    """Three streams have 2.25 s to spare. A step of 4 s where 1/4 s was expected takes 3.75 s."""
+    steps = Steps(dict.fromkeys(range(3), 10), joined=dict.fromkeys(range(3), 0))
+    debts: Any = Debts(steps, 1.0)  # type: ignore[arg-type]
+    for index in range(3):
+        job = job_of(Sequence(request(index, 4, 0, **promised(tpot_s=0.5))), NoLengths())
+        job.base_s = 0.5
+        debts.add(job)
+    debts.begin(0.25)
+    assert debts.hopeless_share == 0.0
+    steps.step, steps.now = 1, 4.0
+    debts.begin(0.25)
+    assert debts.hopeless_share == 1.0
 
 
 @pytest.mark.interpreted

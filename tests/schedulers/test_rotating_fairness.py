@@ -84,6 +84,21 @@ def test_a_lift_counts_the_steps_until_now() -> None:
     assert tenants.service("b", 50) == 100
 
 
+def test_who_came_and_went_between_two_decisions_holds_nobody_down() -> None:
+    """z is lifted to 100 with nobody left. y starts where x stands then, at 200."""
+    counters = TenantCounters()
+    counters.arrive("x")
+    counters.lift(0)
+    counters.prefilled("x", 100)
+    counters.arrive("z")
+    counters.leave("z")
+    counters.lift(0)
+    counters.prefilled("x", 100)
+    counters.arrive("y")
+    counters.lift(0)
+    assert counters.service("y", 0) == 200.0
+
+
 @pytest.mark.interpreted
 def test_tenants_of_the_past_are_not_looked_through() -> None:
     """Who comes back is compared with those who are active, however many there ever were."""
@@ -172,6 +187,22 @@ def test_of_tenants_with_the_same_service_the_first_comes_first(names: tuple[str
     scheduler = rotating(max_num_seqs=1, admission=False)
     lines = iterations(scheduler, jobs, requests=requests)
     assert [line[0] for line in lines if line[1].isdigit()] == ["X", "Y"]
+
+
+def test_a_rotation_does_not_change_the_service_that_a_tenant_got() -> None:
+    """x has 20 prompt tokens and, after a first one, 11 more. y comes when x stands at 20 + 2 for
+    one of them, starts there, and has 12 and one more. A's copy has landed by the end.
+    """
+    requests = [
+        arriving(0, 0.0, 20, tenant="x"),
+        arriving(1, 2.5, 12, tenant="y", **promised(ttft_s=4.0)),
+    ]
+    scheduler = rotating(promotion_share=0.0)
+    played = run(scheduler, requests, [12, 2], 8)
+    assert len(played.kinds("rotate_out")) == 1
+    service = scheduler._tenants.service
+    assert (service("x", 99), service("y", 99)) == (20 + 2 * 11, 22 + 12 + 2)
+    assert scheduler._rotation.leaving_blocks == 0
 
 
 def test_without_fairness_the_first_comes_first() -> None:
@@ -395,8 +426,11 @@ def test_the_share_of_blocks() -> None:
     assert share.fits(90, 100)
     share.takes(first, 6)
     assert share.fits(4, 100) and not share.fits(5, 100)
-    share.gives_back(first)
-    assert share.fits(90, 100) and not first.aged
+    for _ in range(2):  # once more when it leaves again, and has nothing of the share
+        share.gives_back(first)
+        assert share.fits(90, 100) and not first.aged
+    share.takes(aged_job(), 6)
+    assert share.fits(4, 100) and not share.fits(5, 100)
 
 
 @pytest.mark.interpreted
@@ -475,6 +509,21 @@ def test_prompts_of_the_aged_are_computed_one_by_one() -> None:
     came, given = played.record.table.first_scheduled_s, played.tokens
     assert scheduler.counters["aged"] >= 2
     assert given(0)[0] <= came[1] < given(1)[0] < 40.0
+
+
+def test_urgent_prompts_take_nothing_of_what_is_kept_for_the_aged() -> None:
+    """A new urgent prompt of a whole step for every step, and room for all. B came first and owes
+    nothing. From 5 s on it has a quarter of each step, beside new prompts and those under way.
+    """
+    urgent = promised(ttft_s=30.0)
+    requests = [arriving(0, 0.0, 256, name="B")]
+    requests += [arriving(1 + index, float(index), 256, **urgent) for index in range(20)]
+    settings = {"max_num_batched_tokens": 256, "max_num_seqs": 64, "relegation": False}
+    scheduler = rotating(max_wait_s=4.0, aged_share=0.25, **settings)
+    played = run(scheduler, requests, [1] * 21, 4000)
+    chunks = [event for event in played.kinds("prefill") if event[2] == "B"]
+    assert [event[3] for event in chunks] == [64] * 4
+    assert played.tokens(0) == [8.0]
 
 
 @pytest.mark.parametrize("rotation", [True, False])

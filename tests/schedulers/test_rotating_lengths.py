@@ -38,6 +38,7 @@ def test_scaled_estimates_for_studies_of_their_errors() -> None:
         plain.learn(asked(), 100)
         longer.learn(asked(), 100)
     assert longer.tokens_left(asked(), 20, 0.5) == 1.5 * plain.tokens_left(asked(), 20, 0.5) == 120
+    assert estimator_of("none", None, 0.001).tokens_left(asked(max_tokens=100), 0, 0.5) == 1
 
 
 @hypothesis_settings(SETTINGS, max_examples=80)

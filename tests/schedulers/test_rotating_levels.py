@@ -91,13 +91,20 @@ def test_inside_a_level_slack_counts_by_weight() -> None:
 
 
 def test_without_a_deadline_a_stream_comes_back_before_others_start() -> None:
-    """The one that has begun came later; its memory is of use only when it goes on."""
+    """The one that has begun came later; its memory is of use only when it goes on. Before it comes
+    only who is late for a first token.
+    """
     queues = TenantQueues(TenantCounters(), fair=True)
-    new, begun = (job_of(Sequence(request(row, 8, 0, float(row))), NoLengths()) for row in (0, 1))
+    new, begun, late = (
+        job_of(Sequence(request(row, 8 + row, 0, float(row))), NoLengths()) for row in range(3)
+    )
     begun.seq.output_tokens = 1
-    queues.push(new)
-    queues.push(begun)
+    late.relegated = True
+    for job in (new, begun):
+        queues.push(job)
     assert queues.head(0) is begun
+    queues.push(late)
+    assert queues.head(0) is late
 
 
 def queued(queues: LaxityQueues | TenantQueues, row: int, level: int) -> Job:
@@ -221,6 +228,21 @@ def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert scheduler.counters.get("demotions", 0) == demotions
 
 
+def test_a_gap_is_shared_by_those_who_take_turns() -> None:
+    """Three requests take turns on two places, 1.5 on each: half a turn is as long as the gap of 30
+    s that they tolerate.
+    """
+    scheduler = rotating(max_num_seqs=2, admission=False)
+    engine = make_engine(scheduler, 20)
+    seqs = [engine.submit(request(i, 8, 0, **promised(max_stall_s=30.0)), 0.0) for i in range(3)]
+    plan = engine.plan(0.0)
+    assert plan is not None and len(plan.chunks) == 2
+    engine.complete(plan, Outcome(1.0, [1.0]))
+    engine.plan(1.0)
+    assert scheduler._rotation.quantum(scheduler._jobs[seqs[0]]) == Quantum(1, 60)
+
+
+@pytest.mark.parametrize("step_s", [1.0, 0.25])
 @pytest.mark.parametrize(
     ("load", "residence", "base"),
     [
@@ -235,6 +257,9 @@ def test_only_who_can_wait_is_demoted(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"stall_s": 30.0, "turns": 1.0}, 1, 100),
     ],
 )
-def test_quantum_by_rule(load: dict[str, float], residence: int, base: int) -> None:
-    given = {"resident_s": 0.0, "copy_s": 0.0, "stall_s": float("inf"), "turns": 1.0, **load}
-    assert quantum(step_s=1.0, **given) == Quantum(residence, base)
+def test_quantum_by_rule(load: dict[str, float], residence: int, base: int, step_s: float) -> None:
+    """For steps of 1 s; where all is faster by as much the tokens are the same."""
+    given = {"resident_s": 0.0, "copy_s": 0.0, "stall_s": inf, **load}
+    turns = given.pop("turns", 1.0)
+    scaled = {name: seconds * step_s for name, seconds in given.items()}
+    assert quantum(step_s=step_s, turns=turns, **scaled) == Quantum(residence, base)

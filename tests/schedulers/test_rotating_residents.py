@@ -47,3 +47,17 @@ def test_many_who_may_not_leave_yet_hide_nobody_behind_them() -> None:
         residents.add(each)
     settled = jobs[9]
     assert residents.most_slack(lambda _: inf, lambda each, _: each is settled) is settled
+
+
+def test_who_is_demoted_is_there_once_and_leaves_first() -> None:
+    """Of two with as much slack the one of the lower level."""
+    residents = Residents()
+    first, second = job(0, 1.0), job(1, 2.0)
+    for each in (first, second):
+        each.level = 1
+        residents.add(each)
+    residents.demote(first)
+    assert list(residents) == [second, first]
+    assert residents.most_slack(lambda _: inf, lambda each, _: True) is first
+    residents.remove(first)
+    assert residents.most_slack(lambda _: inf, lambda each, _: True) is second

@@ -153,10 +153,24 @@ def test_nobody_is_rotated_for_who_can_no_longer_be_in_time() -> None:
     assert b_is_urgent(ttft_s=2.75)[:10] == START + STAYS
 
 
-@pytest.mark.parametrize(("ttft_s", "leaves"), [(3.5, False), (3.5625, True)])
-def test_nobody_leaves_from_the_last_moment_on(ttft_s: float, leaves: bool) -> None:
-    """B needs 3 steps: due at 7 s it would have to begin at 4 s, the time of the decision."""
-    lines = b_is_urgent(ttft_s=ttft_s, settings={"relegation_margin_s": 0.0})
+@pytest.mark.parametrize(
+    ("margin_s", "ttft_s", "leaves"),
+    [
+        (0.0, 3.5, False),
+        (0.0, 3.5625, True),
+        (0.5, 4.0, False),
+        (0.5, 4.0625, True),
+        (9.0, 4.9375, False),
+        (9.0, 5.0625, True),
+    ],
+)
+def test_nobody_leaves_from_the_last_moment_on(
+    margin_s: float, ttft_s: float, leaves: bool
+) -> None:
+    """B needs 3 steps: due at 7 s it would have to begin at 4 s, the time of the decision. With a
+    margin it is given up so much earlier, but not by more than 0.3 of its target.
+    """
+    lines = b_is_urgent(ttft_s=ttft_s, settings={"relegation_margin_s": margin_s})
     assert lines[4:8] == (LEAVES if leaves else STAYS[:4])
 
 

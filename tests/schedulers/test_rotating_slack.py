@@ -58,7 +58,13 @@ def test_when_an_answer_is_due() -> None:
     assert job(min_tokens_per_s=0.5).end_due_s == 100 + 10 / 0.5
     assert job(min_tokens_per_s=0.5, e2el_s=15.0).end_due_s == 115
     assert job(ttft_s=1.0).end_due_s == inf
-    assert not job().owes and job(e2el_s=30.0).owes
+
+
+def test_what_is_owed() -> None:
+    """A bound on gaps alone is something, too."""
+    assert not job().owes
+    for name in ("ttft_s", "tpot_s", "e2el_s", "min_tokens_per_s", "max_stall_s"):
+        assert job(**{name: 30.0}).owes
 
 
 def outlook(now: float, step: int, given_tokens: int, cost: FakeCost) -> Outlook:
@@ -85,6 +91,18 @@ def test_a_stream_that_comes_back_owes_its_pace_since_its_first_token(
     stream.seq.first_token_s = first_s
     base_s = outlook(9.0, 10, 5, FakeCost()).base_s(stream, 9.0)
     assert base_s + 10 * stream.pace_s == due_s
+
+
+@pytest.mark.interpreted
+def test_prompts_that_wait_lengthen_steps_in_the_mean() -> None:
+    """A step takes 1 s, and 2 s with a chunk of 16. While an answer of 8 tokens is given, 32 prompt
+    tokens are computed in two of its steps; more than it has steps for make each as long.
+    """
+    found = outlook(0.0, 0, 0, FakeCost(per_chunk_token=2**-4))
+    assert found.likely_step_s(0, 8.0) == 1.0
+    assert found.likely_step_s(32, 8.0) == 1.25
+    assert found.likely_step_s(4, 0.5) == 1.25
+    assert found.likely_step_s(1000, 8.0) == 2.0
 
 
 @pytest.mark.interpreted

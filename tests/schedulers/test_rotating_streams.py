@@ -130,6 +130,27 @@ def test_a_new_stream_waits_for_one_that_has_to_be_back(stall_s: float, line: st
     assert lines[7] == line
 
 
+def test_who_has_begun_passes_a_late_one_that_finds_no_room() -> None:
+    """B, due for nothing any more, gave its blocks to A's growth. C and D are late when A ends, and
+    the shorter of them comes in. D needs all blocks, so B need not wait behind it.
+    """
+    lines = iterations(
+        told({"A": 8, "B": 5, "C": 5, "D": 1}),
+        {"A": (20, 8), "B": (8, 5), "C": (8, 5), "D": (32, 1)},
+        {"D": 2, "B": 5, "C": 7},
+        blocks=8,
+        requests={
+            "A": promised(ttft_s=9.0, tpot_s=4.0),
+            "B": promised(ttft_s=2.0),
+            "C": promised(ttft_s=2.0),
+            "D": promised(ttft_s=3.0),
+        },
+    )
+    assert lines[4:6] == ["B8 A used 8", "-B A used 6"]
+    assert lines[9:11] == ["C8 +B used 4", "BC used 6"]
+    assert lines[-2:] == ["D16 used 8", "D16 used 8"]
+
+
 @pytest.mark.interpreted
 def test_a_stream_whose_cache_was_dropped_waits_for_nobody() -> None:
     """A new request waits for a stream on the host that has to be back, whatever it is owed itself.
@@ -144,6 +165,30 @@ def test_a_stream_whose_cache_was_dropped_waits_for_nobody() -> None:
         assert entrance.yields(parts, job)
         job.seq.output_tokens = 1
         assert not entrance.yields(parts, job)
+
+
+@pytest.mark.interpreted
+def test_only_prompts_that_are_wanted_in_time_count_as_work_that_waits() -> None:
+    """What is not cached of them, until they come in; no stream, and nobody without a target."""
+    draft = SimpleNamespace(cached_tokens=lambda seq: 4)
+    outlook: Any = SimpleNamespace(
+        draft=draft, start_and_due_s=lambda job: (9.0, 10.0), reaction_s=lambda job: 1.0, step_s=1.0
+    )
+    nobody: Any = SimpleNamespace(discard=lambda job: None, add=lambda job: None)
+    shares = (TenantCounters(), AgedShare(0.1, 4.0), nobody)
+    waiting = Waiting(rotating(), outlook, *shares)
+    prompt, other, stream, plain = (
+        job_of(Sequence(request(row, 20, 0, **promised(**targets))), NoLengths())
+        for row, targets in enumerate(({"ttft_s": 10.0}, {"ttft_s": 10.0}, {"tpot_s": 1.0}, {}))
+    )
+    stream.seq.output_tokens = 1
+    for job in (prompt, other, stream, plain, prompt):
+        waiting.add(job, 0.0)
+    assert waiting.prompt_tokens == 32
+    waiting.comes_in(prompt)
+    assert waiting.prompt_tokens == 16
+    waiting.forget(other)
+    assert waiting.prompt_tokens == 0
 
 
 @pytest.mark.interpreted

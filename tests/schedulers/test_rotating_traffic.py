@@ -171,6 +171,35 @@ def test_a_slice_ends_where_a_write_may_be_due() -> None:
     assert [steps(33, 90, begin_step) for begin_step in (48, 49)] == [15, 31]
 
 
+@pytest.mark.interpreted
+def test_a_write_waits_until_the_link_is_idle() -> None:
+    """One is due at step 16 and begins at step 18, when the link is. What it leaves behind does not
+    wait for step 32; before the first one there is nothing that was left.
+    """
+    writes = WriteThrough(True, SimpleNamespace(step_s=1.0))  # type: ignore[arg-type]
+    asked: list[int] = []
+
+    def writes_at(step: int, idle: bool, backlog: bool = False) -> bool:
+        draft: Any = SimpleNamespace(
+            batch=SimpleNamespace(step=step, size=1),
+            pool=SimpleNamespace(size=100, taken=95),
+            write_backlog=backlog,
+            written_through=(0.0, 0.0),
+            link_idle=lambda direction: idle,
+            copy_s=lambda blocks, direction: 2**-8,
+            write_through=lambda blocks: asked.append(step),
+        )
+        writes.decide(draft, somebody_waits=True)
+        return step in asked
+
+    assert not writes_at(15, idle=True, backlog=True)
+    assert not writes_at(16, idle=False)
+    assert not writes_at(17, idle=False)
+    assert writes_at(18, idle=True)
+    assert not writes_at(19, idle=True)
+    assert writes_at(20, idle=True, backlog=True)
+
+
 # -- both ways ------------------------------------------------------------------------------------
 
 

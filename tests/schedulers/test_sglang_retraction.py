@@ -118,12 +118,12 @@ def test_room_for_the_next_steps_is_counted_in_tokens(tokens: int, left: list[st
 @pytest.mark.interpreted
 def test_who_comes_in_beside_decodes_sits_in_front_and_others_behind() -> None:
     """Places decide ties of a retraction: they follow the order of the batch."""
-    running, members = RunningBatch(64), [Sequence(request(index, 8, 0)) for index in range(6)]
+    running, members = RunningBatch(64), [Sequence(request(index, 8, 0)) for index in range(8)]
     draft: Any = SimpleNamespace(batch=SimpleNamespace(step=0, output_tokens=lambda seq: 1))
-    for first, in_front in ((0, False), (2, True), (4, False)):
+    for first, in_front in ((0, False), (2, True), (4, False), (6, False)):
         running.seat(draft, members[first : first + 2], lambda seq: 8, in_front=in_front)
     names = [seq.request.index for seq in sorted(members, key=lambda seq: seq.rank)]
-    assert names == [2, 3, 0, 1, 4, 5]
+    assert names == [2, 3, 0, 1, 4, 5, 6, 7]
 
 
 def test_a_retracted_request_that_needs_its_whole_limit_again_may_never_fit() -> None:

@@ -15,7 +15,7 @@ from harness import BlockingDriver, iterations, make_engine, request
 from superinfer.draft import Draft
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError
-from superinfer.plan import Plan
+from superinfer.plan import Outcome, Plan
 from superinfer.schedulers.tensorrt_llm import TensorRtLlmScheduler
 from superinfer.schedulers.tensorrt_llm.queues import Queues
 from superinfer.sequence import State
@@ -166,6 +166,22 @@ def test_declared_lengths_decide_how_many_run(factor: int, at_once: int, steps: 
     assert greedy[0] == greedy[1] and len(greedy[0]) < 16
 
 
+def test_who_gives_up_while_it_waits_had_nothing_reserved() -> None:
+    """A reserves six of eight blocks. B and C need three each: that B has gone does not help C."""
+    core = make_engine(trtllm(), 8)
+    first, second, third = (
+        core.submit(request(index, 4, 0, max_tokens=tokens), 0.0)
+        for index, tokens in enumerate((20, 8, 8))
+    )
+    plan = core.plan(0.0)
+    assert plan is not None and [chunk.sequence for chunk in plan.chunks] == [first]
+    core.complete(plan, Outcome(1.0, [1.0]))
+    core.cancel(second, 1.0)
+    following = core.plan(1.0)
+    assert following is not None and not following.chunks
+    assert third.state is State.WAITING
+
+
 # -- chunked contexts -----------------------------------------------------------------------------
 
 
@@ -298,6 +314,17 @@ def test_skip_for_reuse_lasts_as_long_as_the_chunks(policy: str) -> None:
     jobs = {"A": (24, 1), "B": (24, 1)}
     lines = iterations(chunked, jobs, blocks=16, requests=requests, prefix_caching=True)
     assert lines == ["A16 used 6", "A8 used 6", "B4 used 6"]
+
+
+def test_prompts_of_unknown_content_wait_for_nobody() -> None:
+    """What they say is not known, so no block of theirs could be found."""
+    lines = iterations(
+        trtllm(max_num_tokens=32),
+        {"A": (12, 1), "B": (12, 1)},
+        requests=declared(A=4, B=4),
+        prefix_caching=True,
+    )
+    assert lines == ["A12 B12 used 6"]
 
 
 def test_a_static_batch_skips_nobody() -> None:

@@ -148,6 +148,15 @@ def test_rejections(prompt: int, chunked: bool, rule: str) -> None:
     assert (seq.outcome, seq.end_reason) == ("rejected", rule)
 
 
+def test_a_prompt_that_the_watermark_leaves_no_room_for_is_turned_away() -> None:
+    """28 tokens fill seven of eight blocks, of which two always stay free. 24 come in."""
+    engine = make_engine(vllm(watermark=0.25, max_num_batched_tokens=64), 8)
+    long, short = (engine.submit(request(i, tokens, 0), 0.0) for i, tokens in enumerate((28, 24)))
+    plan = engine.plan(0.0)
+    assert long.end_reason == "prompt_exceeds_kv_capacity"
+    assert plan is not None and [chunk.sequence for chunk in plan.chunks] == [short]
+
+
 @pytest.mark.parametrize(
     ("max_model_len", "prefix_caching", "chunked", "budget"),
     [
@@ -182,6 +191,7 @@ def test_chunks_that_are_no_whole_blocks_are_refused_with_prefix_caching() -> No
     with pytest.raises(ConfigError, match="expected a multiple of the block size"):
         make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10, prefix_caching=True)
     make_engine(vllm(chunked=True, max_num_batched_tokens=18), 10)
+    make_engine(vllm(max_num_batched_tokens=18), 10, prefix_caching=True)
 
 
 @pytest.mark.parametrize(("chunked", "rule"), [(False, "prompt_too_long"), (True, None)])
@@ -255,6 +265,13 @@ def test_nobody_new_comes_in_while_somebody_is_on_the_host() -> None:
     lines = iterations(one, jobs, {"D": 5})
     assert lines[3:7] == ["-C AB used 6", "AB used 6", "AB used 6", "AB used 7"]
     assert lines[7:] == ["+C C used 2", "D4 used 1"]
+
+
+def test_nobody_comes_back_in_a_step_in_which_somebody_had_to_leave() -> None:
+    """C leaves for A's block and B for its own. There is room for C again, but it waits a step."""
+    jobs = {"A": (12, 2), "B": (16, 2), "C": (3, 2)}
+    one = vllm(max_num_batched_tokens=32, preemption="swap")
+    assert iterations(one, jobs) == ["A12 B16 C3 used 8", "-C -B A used 4", "+C +B BC used 6"]
 
 
 def test_with_chunks_a_new_prompt_passes_who_is_on_the_host() -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from harness import iterations, make_engine, request
 
+from superinfer.draft import Draft
 from superinfer.errors import ConfigError
+from superinfer.memory.lru import LruMemory
 from superinfer.plan import Outcome
+from superinfer.schedulers.tracking import TrackingScheduler
 from superinfer.schedulers.vtc import TenantQueues, TokenCounters, VtcScheduler
 from superinfer.sequence import Sequence, State
 
@@ -134,6 +137,35 @@ def test_the_latest_arrival_gives_way() -> None:
         "C used 3",
         "C used 3",
     ]
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        LruMemory(),
+        LruMemory("swap"),
+        LruMemory("swap", swap_in_timing="background"),
+    ],
+    ids=["dropped", "swapped", "back beside a step"],
+)
+def test_a_stream_that_was_away_begins_again(memory: LruMemory) -> None:
+    """As the one before: C has to go, and comes back whatever becomes of its cache."""
+    told: list[str] = []
+
+    class Told(TrackingScheduler):
+        def plan(self, draft: Draft, now: float) -> None:
+            self.observe(draft)
+            TrackingScheduler.plan(self, draft, now)
+
+        def began(self, draft: Draft, seq: Sequence) -> None:
+            told.append(f"+{seq.request.request_id}")
+
+        def stopped(self, seq: Sequence) -> None:
+            told.append(f"-{seq.request.request_id}")
+
+    scheduler = Told(watermark=0.0, max_num_seqs=4, max_num_batched_tokens=32)
+    iterations(scheduler, {"A": (8, 4), "B": (8, 4), "C": (7, 4)}, blocks=7, memory=memory)
+    assert told == ["+A", "+B", "+C", "-C", "-A", "-B", "+C", "-C"]
 
 
 @pytest.mark.parametrize(

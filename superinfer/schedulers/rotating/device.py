@@ -110,13 +110,10 @@ class OnDevice:
         self.prefilling.remove(job)
         self._joining.append(job)
 
-    def forget(self, job: Job) -> None:
-        """Its request has ended."""
-        if job in self._joining:
-            self._joining.remove(job)
-
     def begin_decoding(self, draft: Draft) -> list[Job]:
-        """Let those decode who became ready since the last decision; returns them."""
+        """Let those decode who became ready since the last decision and have not ended; returns
+        them.
+        """
         joining, self._joining = self._joining, []
         joined = [job for job in joining if job.seq.state is State.DECODING]
         for job in joined:
@@ -135,18 +132,18 @@ class OnDevice:
             heapq.heappush(self._quanta, (end_step, next(self._entries), job, job.join_step))
 
     def steps_in_quanta(self, step: int) -> int:
-        """Steps until a turn ends, at least one."""
+        """Steps until the next turn ends, once those that have ended are taken out."""
         quanta = self._quanta
         while quanta and not _stays(*quanta[0][2:]):
             heapq.heappop(quanta)
-        return max(1, quanta[0][0] - step) if quanta else MAX_STEPS
+        return quanta[0][0] - step if quanta else MAX_STEPS
 
     def quantum_used(self, step: int) -> Job | None:
         """The next decoding request whose turn has ended by a step."""
         quanta = self._quanta
         while quanta and quanta[0][0] <= step:
             _, _, job, join_step = heapq.heappop(quanta)
-            if _stays(job, join_step) and job.level < LEVELS - 1:
+            if _stays(job, join_step):
                 return job
         return None
 

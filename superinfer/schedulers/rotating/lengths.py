@@ -33,7 +33,7 @@ class LengthEstimator(Protocol):
     """Predicts how many tokens of an answer are still to come."""
 
     def tokens_left(self, request: Request, given_tokens: int, quantile: float) -> int:
-        """Tokens to come (>= 1) after `given_tokens`, at a quantile of what is known."""
+        """Tokens to come (>= 1) after `given_tokens`, at a quantile (below 1) of what is known."""
         ...
 
     def learn(self, request: Request, output_tokens: int) -> None:
@@ -161,7 +161,7 @@ class _History:
         longer = len(self._sorted) - first
         if longer < self.FEWEST:
             return NO_QUANTILE
-        return self._sorted[first + min(longer - 1, int(quantile * longer))]
+        return self._sorted[first + int(quantile * longer)]
 
 
 def _first_above(lengths: list[int], tokens: int) -> int:

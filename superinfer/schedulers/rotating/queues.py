@@ -1,6 +1,7 @@
 """Where requests wait that are off the device: by level and deadline, or by tenant.
 
-Heaps hold stale entries; a job's ticket says which one is its own.
+Heaps hold stale entries; a job's ticket says which one is its own. Whoever comes in, is queued
+again or ends gets another ticket, so a job whose ticket an entry has still waits.
 """
 
 from __future__ import annotations
@@ -13,11 +14,8 @@ from typing import Any, Final
 from superinfer.heaps import FEWEST, GrowingKeys, sweep
 from superinfer.schedulers.rotating.deadlines import TURNS, Job
 from superinfer.schedulers.rotating.tenants import TenantCounters
-from superinfer.sequence import Sequence, State
 
 LEVELS: Final = 4
-_WAITING: Final = State.WAITING  # reading a member off its class is slow
-_SWAPPED: Final = State.SWAPPED
 
 _Entry = tuple[float, float, int, Job]
 
@@ -160,14 +158,14 @@ class Alarms:
         """Take out the next job whose time has come."""
         while self._heap and self._heap[0][0] <= now:
             _, ticket, job = heapq.heappop(self._heap)
-            if ticket == job.ticket and _waits(job.seq):
+            if ticket == job.ticket:
                 return job
         return None
 
     def next_s(self) -> float:
         """The next time at which a job is due."""
         heap = self._heap
-        while heap and (heap[0][1] != heap[0][2].ticket or not _waits(heap[0][2].seq)):
+        while heap and heap[0][1] != heap[0][2].ticket:
             heapq.heappop(heap)
         return heap[0][0] if heap else inf
 
@@ -206,13 +204,9 @@ def _is_own(entry: _Entry) -> bool:
 
 def _current(heap: list[_Entry]) -> bool:
     """True if the heap has a head; entries that do not hold any more are dropped first."""
-    while heap and (heap[0][2] != heap[0][3].ticket or not _waits(heap[0][3].seq)):
+    while heap and not _is_own(heap[0]):
         heapq.heappop(heap)
     return bool(heap)
-
-
-def _waits(seq: Sequence) -> bool:
-    return seq.state is _WAITING or seq.state is _SWAPPED
 
 
 def _urgency(entry: _Entry, now: float) -> tuple[float, float, int]:

@@ -165,7 +165,6 @@ class RotatingScheduler(Settings):
         self._answers_due -= job.end_due_s < inf
         job.ticket = -1
         self._device.take_off(job, max(job.join_step, seq.last_token_step + 1))
-        self._device.forget(job)
         self._rotation.left(seq)
         self._tenants.leave(seq.request.tenant)
         self._admission.end_stream(job)

@@ -76,6 +76,11 @@ def complaint(
             "expected a chunk of 1 to 264 tokens at 0, got a value of type int",
         ),
         (
+            "def _make_room_for_growth(self, draft): return False",
+            PlanError,
+            "no memory for the next step: preempt or park before decoding",
+        ),
+        (
             "def rank(self, seq): return (1.0,)",
             PlanError,
             "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",

@@ -106,6 +106,21 @@ def test_memory_of_the_worked_case(worked: RunRecord) -> None:
     assert summary["kv_bits_mean"] == 16.0
 
 
+def test_bits_and_what_they_cost_are_weighed_by_tokens() -> None:
+    """A, 15 tokens long, keeps 16 bits. Of what the decodes of B, 26 long, read, half has 8 bits
+    and a quarter 4. D never held any.
+    """
+    few = replace(B, kv_bits=9.0, kv_8_share=0.5, kv_4_share=0.25)
+    quality = {
+        "8": {"kl": 0.02, "perplexity_change": 0.1},
+        "4": {"kl": 0.08, "perplexity_change": 0.4},
+    }
+    summary = summarise(build([A, few, D], STEPS, quality=quality))
+    assert summary["kv_bits_mean"] == pytest.approx((15 * 16 + 26 * 9) / 41)
+    assert summary["kv_kl"] == pytest.approx(26 / 41 * (0.02 / 2 + 0.08 / 4))
+    assert summary["kv_perplexity_change"] == pytest.approx(26 / 41 * (0.1 / 2 + 0.4 / 4))
+
+
 def test_groups_of_the_worked_case(worked: RunRecord) -> None:
     summary = summarise(worked)
     assert set(summary["classes"]) == {"chat", "code"}
@@ -117,16 +132,22 @@ def test_groups_of_the_worked_case(worked: RunRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start_s", "end_s", "outputs", "inputs"),
+    ("start_s", "end_s", "outputs", "inputs", "ended"),
     [
-        (1.0, 2.5, [2, 0, 0, 0], [10, 0, 0, 0]),
-        (2.5, 8.0, [3, 3, 1, 0], [0, 20, 30, 0]),
-        (8.0, 9.0, [0, 1, 0, 0], [0, 0, 0, 0]),
-        (9.0, 11.0, [0, 2, 0, 0], [0, 0, 0, 0]),
+        (1.0, 2.5, [2, 0, 0, 0], [10, 0, 0, 0], 0),
+        (2.5, 7.0, [3, 3, 0, 0], [0, 20, 0, 0], 1),
+        (7.0, 8.0, [0, 0, 1, 0], [0, 0, 30, 0], 1),
+        (8.0, 9.0, [0, 1, 0, 0], [0, 0, 0, 0], 0),
+        (9.0, 11.0, [0, 2, 0, 0], [0, 0, 0, 0], 1),
     ],
 )
 def test_a_window_has_its_beginning_and_not_its_end(
-    worked: RunRecord, start_s: float, end_s: float, outputs: list[int], inputs: list[int]
+    worked: RunRecord,
+    start_s: float,
+    end_s: float,
+    outputs: list[int],
+    inputs: list[int],
+    ended: int,
 ) -> None:
     """What begins at once where the one before ends shares no token with it, and none is lost."""
     metrics = RunMetrics(worked, Window(start_s, end_s))
@@ -135,6 +156,9 @@ def test_a_window_has_its_beginning_and_not_its_end(
     summary = metrics.summary()
     assert summary["total_output_tokens"] == sum(outputs)
     assert summary["total_input_tokens"] == sum(inputs)
+    rates = ("request_throughput", "output_throughput", "total_token_throughput")
+    amounts = np.array([ended, sum(outputs), sum(outputs) + sum(inputs)])
+    assert [summary[name] for name in rates] == pytest.approx(amounts / (end_s - start_s))
 
 
 def test_copies_of_a_window_are_those_decided_inside() -> None:

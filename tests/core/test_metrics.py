@@ -7,7 +7,7 @@ import math
 import time
 import tracemalloc
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, combinations
 from random import Random
 
 import numpy as np
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from records import Job, build, floats, ints, large_record
 
 from superinfer.metrics import RunMetrics, request_columns, summarise
-from superinfer.metrics.fairness import fairness, max_min_share
+from superinfer.metrics.fairness import Fairness, fairness, max_min_share
 from superinfer.metrics.statistics import (
     statistics,
     weighted_quantiles,
@@ -56,6 +56,11 @@ def test_latencies_of_the_worked_case(worked: RunRecord) -> None:
     assert columns["e2el_ms"] == pytest.approx([6000, 9000, 3000, nan], nan_ok=True)
     assert columns["max_itl_ms"] == pytest.approx([2000, 3000, nan, nan], nan_ok=True)
     assert columns["queue_s"] == pytest.approx([0.5, 1.0, 2.0, nan], nan_ok=True)
+
+
+def test_tpot_of_two_tokens_is_the_gap_between_them() -> None:
+    columns = request_columns(build([Job(0, 10, 2, 1, 2, [(0, 1, 1.0)])], STEPS))
+    assert columns["tpot_ms"] == pytest.approx([1000])
 
 
 def test_latencies_are_summed_up_in_milliseconds(worked: RunRecord) -> None:
@@ -441,17 +446,24 @@ def test_paced_attainment_equals_a_check_of_every_token(made: Story) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STORIES)
-def test_service_curves_equal_a_count_of_tokens(made: Story) -> None:
-    shares = fairness(RunMetrics(build(made.jobs, made.steps)).view)
+@given(STORIES, st.none() | STORIES)
+def test_service_curves_equal_a_count_of_tokens(made: Story, beside: Story | None) -> None:
+    """Of a single engine, and of two replicas, at the ends of the steps of both."""
+    stories = [made, beside] if beside else [made]
+    records = [build(each.jobs, each.steps) for each in stories]
+    replica = ints([number for number, each in enumerate(stories) for _ in each.jobs])
+    record = cluster_record(records, replica, [1.0, 1.0]) if beside else records[0]
+    shares = fairness(RunMetrics(record).view)
+    jobs = [job for each in stories for job in each.jobs]
     if shares is None:
-        assert len({job.tenant for job in made.jobs}) == 1
+        assert len({job.tenant for job in jobs}) == 1
         return
-    total = np.zeros(len(made.steps))
-    for job, times in zip(made.jobs, made.token_s, strict=True):
+    instants = sorted(t for each in stories for t in each.steps)
+    total = np.zeros(len(instants))
+    for job, times in zip(jobs, (t for each in stories for t in each.token_s), strict=True):
         total += [
             job.prompt * (job.scheduled_s <= t) + 2 * sum(token <= t for token in times)
-            for t in made.steps
+            for t in instants
         ]
     assert shares.service.sum(axis=0) == pytest.approx(total)
     assert 1 / 3 - 1e-9 <= shares.jain_index() <= 1 + 1e-9
@@ -476,11 +488,31 @@ def test_fairness_of_a_worked_case() -> None:
     assert summary["jain_index"] == pytest.approx(np.mean(by_hand))
 
 
+@given(st.integers(0, 2**32))
+def test_the_gap_is_the_largest_of_every_pair_and_interval(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = random.integers((2, 1), (6, 12))
+    service = random.integers(0, 9, shape).cumsum(axis=1).astype(np.float64)
+    backlogged = random.random(shape) < 0.8
+    expected = 0.0
+    for one, other in combinations(range(len(service)), 2):
+        interval: list[float] = []  # how far one was ahead since both have been backlogged
+        ahead = (service[one] - service[other]).tolist()
+        both = backlogged[one] & backlogged[other]
+        for instant, difference in enumerate(ahead):
+            interval = [*interval, difference] if both[instant] else []
+            expected = max(expected, max(interval, default=0.0) - min(interval, default=0.0))
+    assert Fairness(service, service, backlogged).vtc_gap() == expected
+
+
 def test_small_demand_that_is_met_in_full_is_fair() -> None:
     demand = np.array([[2.0], [100.0], [100.0]])
     assert max_min_share(demand, np.array([62.0]))[:, 0].tolist() == [2, 30, 30]
     assert max_min_share(demand, np.array([3.0]))[:, 0].tolist() == [1, 1, 1]
     assert max_min_share(demand, np.array([500.0]))[:, 0].tolist() == [2, 100, 100]
+    # A tenth more than all ask for together stays with nobody.
+    demand = np.array([[10.0], [90.0]])
+    assert max_min_share(demand, np.array([110.0]))[:, 0].tolist() == [10, 90]
 
 
 def test_one_tenant_has_no_fairness() -> None:

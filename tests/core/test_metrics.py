@@ -58,9 +58,12 @@ def test_latencies_of_the_worked_case(worked: RunRecord) -> None:
     assert columns["queue_s"] == pytest.approx([0.5, 1.0, 2.0, nan], nan_ok=True)
 
 
-def test_tpot_of_two_tokens_is_the_gap_between_them() -> None:
-    columns = request_columns(build([Job(0, 10, 2, 1, 2, [(0, 1, 1.0)])], STEPS))
-    assert columns["tpot_ms"] == pytest.approx([1000])
+def test_two_tokens_have_one_gap_which_is_their_tpot() -> None:
+    record = build([Job(0, 10, 2, 1, 2, [(0, 1, 1.0)])], STEPS)
+    assert request_columns(record)["tpot_ms"] == pytest.approx([1000])
+    summary = summarise(record)
+    for key in ("tpot", "itl"):
+        assert [summary[f"{name}_{key}_ms"] for name in ("mean", "std", "p999")] == [1000, 0, 1000]
 
 
 def test_latencies_are_summed_up_in_milliseconds(worked: RunRecord) -> None:
@@ -326,6 +329,13 @@ def test_rejected_only_and_empty_runs_have_no_numbers_but_all_keys(worked: RunRe
         json.dumps(summary, allow_nan=False)
 
 
+def test_a_run_that_was_cut_off_lasts_to_the_last_end_of_a_request() -> None:
+    begun = Job(0, 10, 5, 1, runs=[(0, 4, 1.0)], state="unfinished")
+    summary = summarise(build([A, begun], STEPS))
+    assert (summary["duration"], summary["unfinished"]) == (6, 1)
+    assert summary["request_throughput"] == pytest.approx(1 / 6)
+
+
 def test_zero_cost_run_divides_by_nothing() -> None:
     job = Job(0, 10, 3, 0, 0, [(0, 2, 0.0)], slo=SLO(ttft_s=1, tpot_s=0.1, min_tokens_per_s=5))
     summary = summarise(build([job], [0.0, 0.0]))
@@ -399,7 +409,8 @@ def _add_job(made: Story, random: Random) -> None:
     job = Job(0.0, random.randint(1, 9), slo=slo, tenant=random.choice("abc"))
     steps, k = made.steps, random.randrange(len(made.steps))
     job.first_token_s = steps[k] - 0.125
-    job.scheduled_s = random.uniform(0, job.first_token_s)
+    job.arrival_s = max(0.0, job.first_token_s - random.choice([0.25, 2.5, 4.0]))
+    job.scheduled_s = random.uniform(job.arrival_s, job.first_token_s)
     times = [job.first_token_s]
     while k < len(steps) and random.random() < 0.9:
         stop = random.randint(k, len(steps))
@@ -437,7 +448,7 @@ def test_streams_equal_plain_per_token_arithmetic(made: Story) -> None:
 @given(STORIES)
 def test_paced_attainment_equals_a_check_of_every_token(made: Story) -> None:
     def in_pace(job: Job, times: list[float]) -> bool:
-        first, pace = job.slo.ttft_s or math.nan, job.slo.tpot_s or math.nan
+        first, pace = job.arrival_s + (job.slo.ttft_s or math.nan), job.slo.tpot_s or math.nan
         return all(t <= first + i * pace + 1e-9 for i, t in enumerate(times))
 
     metrics = RunMetrics(build(made.jobs, made.steps))

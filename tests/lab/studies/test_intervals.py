@@ -198,6 +198,7 @@ def test_blocks_hold_a_quantile_and_pair_what_both_share(tmp_path: Path) -> None
 def test_too_few_blocks_say_nothing() -> None:
     assert of_mean(np.cumsum(np.random.RandomState(0).normal(size=60))) is None
     assert of_mean(np.ones(FEWEST_BLOCKS - 8)) is None
+    assert of_mean(np.empty(0)) is None
 
 
 # -- differences of runs --------------------------------------------------------------------------

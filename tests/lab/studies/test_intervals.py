@@ -330,6 +330,35 @@ def test_other_requests_are_not_paired(tmp_path: Path) -> None:
         assert found["p999_ttft_ms"].few and not found["mean_ttft_ms"].few
 
 
+def test_a_window_in_which_nobody_came_has_no_estimates(tmp_path: Path) -> None:
+    run = stored(tmp_path, [0.5] * 20)
+    rows = RequestRows.of(Run(run.folder, {**run.summary, "load": {"window_s": [100.0, 200.0]}}))
+    assert rows is not None
+    for metric in ("completed", "preemptions", "mean_ttft_ms", "p99_ttft_ms", "slo_attainment"):
+        assert rows.estimate(metric) is None
+
+
+def test_the_same_requests_have_the_same_names_in_the_same_order() -> None:
+    def rows(*names: str) -> RequestRows:
+        return RequestRows({}, {"request_id": np.array(names)})
+
+    assert rows("a", "b").same_requests(rows("a", "b"))
+    for other in (rows("a", "c"), rows("b", "a"), rows("a"), rows()):
+        assert not rows("a", "b").same_requests(other)
+    assert not rows().same_requests(rows())
+
+
+def test_what_both_runs_share_makes_no_difference_uncertain(tmp_path: Path) -> None:
+    """Queues that follow one another for as long as the run have no interval of their own."""
+    random = np.random.RandomState(3)
+    shared, noise = 30 + np.cumsum(random.normal(size=300)), random.normal(size=300)
+    arms = {"a": [stored(tmp_path, shared)], "b": [stored(tmp_path, shared + 1 + 0.1 * noise)]}
+    assert of_mean(shared) is None
+    (found,) = differences(arms, ["mean_ttft_ms"])
+    assert found.interval is not None and found.interval.size > 100
+    assert found.interval.high - found.interval.low < 50 and holds(found.interval, 1000)
+
+
 def test_a_run_without_its_requests_is_told_by_the_other(tmp_path: Path) -> None:
     """Its folder may have been thinned out; of two of them nothing is known."""
     whole = stored(tmp_path, [0.5] * 990)

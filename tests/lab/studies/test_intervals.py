@@ -237,6 +237,8 @@ def test_a_number_that_one_seed_lacks_has_no_mean() -> None:
     (found,) = differences({"base": base, "arm": arm}, ["x"])
     assert (found.value, found.reference_value, found.difference) == (2.5, None, None)
     assert (found.relative, found.interval, found.by_seed) == (None, None, (1.0, None))
+    (found,) = differences({"base": arm, "arm": base}, ["x"])
+    assert (found.value, found.reference_value, found.difference) == (None, 2.5, None)
 
 
 def test_a_reference_of_zero_has_no_share() -> None:

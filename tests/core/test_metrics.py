@@ -256,6 +256,18 @@ def test_each_target_decides(slo: SLO, met: bool | None) -> None:
     assert request_columns(build([job], STEPS))["slo_met"] == [met]
 
 
+def test_targets_that_all_share_are_told() -> None:
+    shared = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
+    whole = replace(A, slo=SLO(1.0, 0.25, 9.0, 4.0))
+    told = {
+        (1000.0, 250.0, 9000.0, 4.0): [whole, whole],
+        (1000.0, None, None, None): [whole, A],
+        (None, None, None, None): [whole, B],
+    }
+    for expected, jobs in told.items():
+        assert tuple(summarise(build(jobs, STEPS))["slo"][key] for key in shared) == expected
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled", "rejected"])
 def test_unfinished_requests_miss(state: str) -> None:
     job = Job(0, 10, 5, 1, 6, [(0, 4, 1.0)], slo=SLO(ttft_s=9), state=state)
@@ -537,6 +549,14 @@ def test_many_tenants_are_gathered_under_others() -> None:
     tenants = summarise(build(jobs, STEPS))["tenants"]
     assert len(tenants) == 65
     assert sum(group["submitted"] for group in tenants.values()) == 120
+
+
+def test_fairness_compares_the_64_tenants_with_most_requests() -> None:
+    jobs = [Job(0, 5, 1, 1, 1, tenant=f"t{i % 64}", scheduled_s=0.5) for i in range(128)]
+    rare = Job(0, 5000, 1, 1, 1, tenant="rare", scheduled_s=0.5)
+    shares = fairness(RunMetrics(build([rare, *jobs], STEPS)).view)
+    assert shares is not None
+    assert shares.service[:, -1].tolist() == [2 * (5 + 2)] * 64
 
 
 def test_memory_does_not_grow_with_tokens() -> None:

@@ -100,6 +100,12 @@ def test_gdsf_ages_by_inflation() -> None:
     assert hits("lfu", 2, singles(1, 1, 2, 3, 4, 5, 1)) == [0, 1, 0, 0, 0, 0, 1]
 
 
+def test_lfu_takes_the_end_of_a_leaf_that_was_used_less_than_its_beginning() -> None:
+    """7 and 8 push 1 out, whose uses are remembered. It comes back with 2, which goes alone."""
+    prompts = [*singles(1, 1, 7, 7, 7, 8, 8), (1, 2), (1,)]
+    assert hits("lfu", 2, prompts) == [0, 1, 0, 1, 1, 0, 0, 0, 1]
+
+
 def test_s3fifo_promotes_and_remembers() -> None:
     # 11 finds the cache full: 1 moves to the main queue (two uses), 2 goes and is remembered, so
     # that it comes back into the main queue; 3 goes for it, 4 for 12.

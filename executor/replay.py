@@ -143,13 +143,10 @@ class Replay:
         if engine.learned is not None:
             record.notes += beliefs_notes(beliefs)
         metrics = RunMetrics(record, Window(*run.window_s) if run.window_s else None)
-        finished = sum(state == "finished" for state in record.table.state)
         return metrics, metrics.summary(
             {
                 "wall_s": self.wall_s,
                 "scheduler_s": self._planning_s,
-                "sim_requests_per_wall_s": None,
-                "requests_per_wall_s": finished / self.wall_s if self.wall_s else None,
                 "load": {"model": "open loop"},
                 "trust": {**self._trust(), "beliefs": beliefs},
                 "run": self._run_block(),

@@ -139,7 +139,7 @@ RUN: Mapping[str, Meaning] = {
     ),
     "scheduler_s": Meaning(SECONDS, "time of this machine in the scheduler's decisions"),
     "wall_s": Meaning(SECONDS, "time of this machine for the whole run"),
-    "sim_requests_per_wall_s": Meaning(RATE, "submitted / wall_s"),
+    "sim_requests_per_wall_s": Meaning(RATE, "requests of the trace / wall_s; null on a device"),
     "steps": Meaning(COUNT, "engine iterations"),
     "events": Meaning(COUNT, "events of the simulation"),
 }

@@ -52,7 +52,7 @@ def summarise(record: RunRecord, extra: Mapping[str, Any] | None = None) -> Summ
     """Every metric of a run, by the names of `summary.json`; `None` where one is undefined.
 
     `extra` holds what the record cannot know: `scheduler_s`, `wall_s`,
-    `sim_requests_per_wall_s` (submitted/`wall_s` when left out), `load`, `trust` and `run`.
+    `sim_requests_per_wall_s`, `load`, `trust` and `run`.
     """
     return RunMetrics(record).summary(extra)
 
@@ -97,10 +97,8 @@ class RunMetrics:
 
     def summary(self, extra: Mapping[str, Any] | None = None) -> Summary:
         """`summarise` of this record."""
-        given = dict(extra or {})
+        given = extra or {}
         whole = self.group(np.arange(self.view.finished.size))
-        if given.get("wall_s") and given.get("sim_requests_per_wall_s") is None:
-            given["sim_requests_per_wall_s"] = whole["submitted"] / given["wall_s"]
         return {
             "version": 1,
             **whole,

@@ -85,7 +85,6 @@ class TokenStreams:
 def token_streams(tokens: TokenTimes, first_token_s: Floats) -> TokenStreams:
     """Bring `tokens` into order and number the tokens of each answer."""
     order = np.argsort(tokens.run_first, kind="stable")
-    order = order[tokens.run_stop[order] > tokens.run_first[order]]
     row, first, stop = (a[order] for a in (tokens.run_row, tokens.run_first, tokens.run_stop))
     previous, end = tokens.run_previous_s[order], tokens.decode_end_s
     streams = TokenStreams(
@@ -166,7 +165,7 @@ def _number_tokens(streams: TokenStreams, previous_s: Floats) -> None:
     runs = streams.run_row.size
     row = np.concatenate((streams.run_row, streams.gap_row))
     waited = np.concatenate((_uncovered_s(streams, previous_s), _running_sum(streams)))
-    order = np.lexsort((np.arange(row.size) < runs, waited, row))
+    order = np.lexsort((waited, row))
     row, is_run = row[order], order < runs
     given = np.concatenate((streams.run_stop - streams.run_first, np.ones_like(streams.gap_row)))
     index = np.empty(row.size, np.int64)
@@ -182,11 +181,10 @@ def _number_tokens(streams: TokenStreams, previous_s: Floats) -> None:
 def _chain(end_s: Floats, is_run: Bools, leads: Bools, first_token_s: Floats) -> None:
     """Turn the lengths of gaps in `end_s` into times: each starts when the item before it ended."""
     at = np.arange(end_s.size)
-    anchor = np.maximum.accumulate(np.where(is_run, at, np.where(leads, at - 1, -1)))
     start = leads & ~is_run
     end_s[start] += first_token_s[start]
     # Depth by depth, so that each time is one exact sum and not a difference of long ones.
-    depth = np.where(is_run | start, 0, at - anchor)
+    depth = at - np.maximum.accumulate(np.where(is_run | start, at, 0))
     order = np.argsort(depth, kind="stable")
     levels = np.flatnonzero(np.diff(depth[order])) + 1
     for here in np.split(order, levels)[1:]:

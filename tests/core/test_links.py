@@ -89,6 +89,15 @@ def test_what_is_over_stays_as_it_was() -> None:
     assert (queues.end_s(out), queues.end_s(back)) == (2.0, pytest.approx(1 + 1 + 4 / 3))
 
 
+def test_what_a_step_waits_for_is_queued_and_keeps_no_direction_busy() -> None:
+    links, behind = Links(SLOWER), copy("d2h", 3)
+    links.start([copy("d2h", 2), copy("h2d", 1)], [behind], 0.0)
+    assert links.queued_s("d2h", 0.0) > links.copy_s(copy("d2h", 5))
+    assert (links.busy("d2h"), links.busy("h2d")) == (True, False)
+    links.landed(behind, 6.0)
+    assert not links.busy("d2h") and links.queued_s("d2h", 6.0) == 0.0
+
+
 def test_predictions_follow_what_lands() -> None:
     links = Links(SLOWER)
     out, back = copy("d2h", 6), copy("h2d", 6)

@@ -7,7 +7,7 @@ import math
 import time
 import tracemalloc
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, combinations
 from random import Random
 
 import numpy as np
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from records import Job, build, floats, ints, large_record
 
 from superinfer.metrics import RunMetrics, request_columns, summarise
-from superinfer.metrics.fairness import fairness, max_min_share
+from superinfer.metrics.fairness import Fairness, fairness, max_min_share
 from superinfer.metrics.statistics import (
     statistics,
     weighted_quantiles,
@@ -56,6 +56,14 @@ def test_latencies_of_the_worked_case(worked: RunRecord) -> None:
     assert columns["e2el_ms"] == pytest.approx([6000, 9000, 3000, nan], nan_ok=True)
     assert columns["max_itl_ms"] == pytest.approx([2000, 3000, nan, nan], nan_ok=True)
     assert columns["queue_s"] == pytest.approx([0.5, 1.0, 2.0, nan], nan_ok=True)
+
+
+def test_two_tokens_have_one_gap_which_is_their_tpot() -> None:
+    record = build([Job(0, 10, 2, 1, 2, [(0, 1, 1.0)])], STEPS)
+    assert request_columns(record)["tpot_ms"] == pytest.approx([1000])
+    summary = summarise(record)
+    for key in ("tpot", "itl"):
+        assert [summary[f"{name}_{key}_ms"] for name in ("mean", "std", "p999")] == [1000, 0, 1000]
 
 
 def test_latencies_are_summed_up_in_milliseconds(worked: RunRecord) -> None:
@@ -106,6 +114,21 @@ def test_memory_of_the_worked_case(worked: RunRecord) -> None:
     assert summary["kv_bits_mean"] == 16.0
 
 
+def test_bits_and_what_they_cost_are_weighed_by_tokens() -> None:
+    """A, 15 tokens long, keeps 16 bits. Of what the decodes of B, 26 long, read, half has 8 bits
+    and a quarter 4. D never held any.
+    """
+    few = replace(B, kv_bits=9.0, kv_8_share=0.5, kv_4_share=0.25)
+    quality = {
+        "8": {"kl": 0.02, "perplexity_change": 0.1},
+        "4": {"kl": 0.08, "perplexity_change": 0.4},
+    }
+    summary = summarise(build([A, few, D], STEPS, quality=quality))
+    assert summary["kv_bits_mean"] == pytest.approx((15 * 16 + 26 * 9) / 41)
+    assert summary["kv_kl"] == pytest.approx(26 / 41 * (0.02 / 2 + 0.08 / 4))
+    assert summary["kv_perplexity_change"] == pytest.approx(26 / 41 * (0.1 / 2 + 0.4 / 4))
+
+
 def test_groups_of_the_worked_case(worked: RunRecord) -> None:
     summary = summarise(worked)
     assert set(summary["classes"]) == {"chat", "code"}
@@ -117,16 +140,22 @@ def test_groups_of_the_worked_case(worked: RunRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start_s", "end_s", "outputs", "inputs"),
+    ("start_s", "end_s", "outputs", "inputs", "ended"),
     [
-        (1.0, 2.5, [2, 0, 0, 0], [10, 0, 0, 0]),
-        (2.5, 8.0, [3, 3, 1, 0], [0, 20, 30, 0]),
-        (8.0, 9.0, [0, 1, 0, 0], [0, 0, 0, 0]),
-        (9.0, 11.0, [0, 2, 0, 0], [0, 0, 0, 0]),
+        (1.0, 2.5, [2, 0, 0, 0], [10, 0, 0, 0], 0),
+        (2.5, 7.0, [3, 3, 0, 0], [0, 20, 0, 0], 1),
+        (7.0, 8.0, [0, 0, 1, 0], [0, 0, 30, 0], 1),
+        (8.0, 9.0, [0, 1, 0, 0], [0, 0, 0, 0], 0),
+        (9.0, 11.0, [0, 2, 0, 0], [0, 0, 0, 0], 1),
     ],
 )
 def test_a_window_has_its_beginning_and_not_its_end(
-    worked: RunRecord, start_s: float, end_s: float, outputs: list[int], inputs: list[int]
+    worked: RunRecord,
+    start_s: float,
+    end_s: float,
+    outputs: list[int],
+    inputs: list[int],
+    ended: int,
 ) -> None:
     """What begins at once where the one before ends shares no token with it, and none is lost."""
     metrics = RunMetrics(worked, Window(start_s, end_s))
@@ -135,6 +164,9 @@ def test_a_window_has_its_beginning_and_not_its_end(
     summary = metrics.summary()
     assert summary["total_output_tokens"] == sum(outputs)
     assert summary["total_input_tokens"] == sum(inputs)
+    rates = ("request_throughput", "output_throughput", "total_token_throughput")
+    amounts = np.array([ended, sum(outputs), sum(outputs) + sum(inputs)])
+    assert [summary[name] for name in rates] == pytest.approx(amounts / (end_s - start_s))
 
 
 def test_copies_of_a_window_are_those_decided_inside() -> None:
@@ -224,6 +256,18 @@ def test_each_target_decides(slo: SLO, met: bool | None) -> None:
     assert request_columns(build([job], STEPS))["slo_met"] == [met]
 
 
+def test_targets_that_all_share_are_told() -> None:
+    shared = ("ttft_ms", "tpot_ms", "e2el_ms", "min_tokens_per_s")
+    whole = replace(A, slo=SLO(1.0, 0.25, 9.0, 4.0))
+    told = {
+        (1000.0, 250.0, 9000.0, 4.0): [whole, whole],
+        (1000.0, None, None, None): [whole, A],
+        (None, None, None, None): [whole, B],
+    }
+    for expected, jobs in told.items():
+        assert tuple(summarise(build(jobs, STEPS))["slo"][key] for key in shared) == expected
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled", "rejected"])
 def test_unfinished_requests_miss(state: str) -> None:
     job = Job(0, 10, 5, 1, 6, [(0, 4, 1.0)], slo=SLO(ttft_s=9), state=state)
@@ -297,6 +341,13 @@ def test_rejected_only_and_empty_runs_have_no_numbers_but_all_keys(worked: RunRe
         json.dumps(summary, allow_nan=False)
 
 
+def test_a_run_that_was_cut_off_lasts_to_the_last_end_of_a_request() -> None:
+    begun = Job(0, 10, 5, 1, runs=[(0, 4, 1.0)], state="unfinished")
+    summary = summarise(build([A, begun], STEPS))
+    assert (summary["duration"], summary["unfinished"]) == (6, 1)
+    assert summary["request_throughput"] == pytest.approx(1 / 6)
+
+
 def test_zero_cost_run_divides_by_nothing() -> None:
     job = Job(0, 10, 3, 0, 0, [(0, 2, 0.0)], slo=SLO(ttft_s=1, tpot_s=0.1, min_tokens_per_s=5))
     summary = summarise(build([job], [0.0, 0.0]))
@@ -306,8 +357,8 @@ def test_zero_cost_run_divides_by_nothing() -> None:
 
 def test_caller_supplies_what_the_record_cannot_know(worked: RunRecord) -> None:
     summary = summarise(worked, {"wall_s": 2.0, "trust": {"profile": "x"}, "run": {"seed": 0}})
-    assert summary["sim_requests_per_wall_s"] == 2.0
-    assert summary["scheduler_s"] is None
+    assert summary["wall_s"] == 2.0
+    assert summary["sim_requests_per_wall_s"] is summary["scheduler_s"] is None
     assert (summary["trust"], summary["run"]) == ({"profile": "x"}, {"seed": 0})
 
 
@@ -370,7 +421,8 @@ def _add_job(made: Story, random: Random) -> None:
     job = Job(0.0, random.randint(1, 9), slo=slo, tenant=random.choice("abc"))
     steps, k = made.steps, random.randrange(len(made.steps))
     job.first_token_s = steps[k] - 0.125
-    job.scheduled_s = random.uniform(0, job.first_token_s)
+    job.arrival_s = max(0.0, job.first_token_s - random.choice([0.25, 2.5, 4.0]))
+    job.scheduled_s = random.uniform(job.arrival_s, job.first_token_s)
     times = [job.first_token_s]
     while k < len(steps) and random.random() < 0.9:
         stop = random.randint(k, len(steps))
@@ -408,7 +460,7 @@ def test_streams_equal_plain_per_token_arithmetic(made: Story) -> None:
 @given(STORIES)
 def test_paced_attainment_equals_a_check_of_every_token(made: Story) -> None:
     def in_pace(job: Job, times: list[float]) -> bool:
-        first, pace = job.slo.ttft_s or math.nan, job.slo.tpot_s or math.nan
+        first, pace = job.arrival_s + (job.slo.ttft_s or math.nan), job.slo.tpot_s or math.nan
         return all(t <= first + i * pace + 1e-9 for i, t in enumerate(times))
 
     metrics = RunMetrics(build(made.jobs, made.steps))
@@ -417,17 +469,24 @@ def test_paced_attainment_equals_a_check_of_every_token(made: Story) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STORIES)
-def test_service_curves_equal_a_count_of_tokens(made: Story) -> None:
-    shares = fairness(RunMetrics(build(made.jobs, made.steps)).view)
+@given(STORIES, st.none() | STORIES)
+def test_service_curves_equal_a_count_of_tokens(made: Story, beside: Story | None) -> None:
+    """Of a single engine, and of two replicas, at the ends of the steps of both."""
+    stories = [made, beside] if beside else [made]
+    records = [build(each.jobs, each.steps) for each in stories]
+    replica = ints([number for number, each in enumerate(stories) for _ in each.jobs])
+    record = cluster_record(records, replica, [1.0, 1.0]) if beside else records[0]
+    shares = fairness(RunMetrics(record).view)
+    jobs = [job for each in stories for job in each.jobs]
     if shares is None:
-        assert len({job.tenant for job in made.jobs}) == 1
+        assert len({job.tenant for job in jobs}) == 1
         return
-    total = np.zeros(len(made.steps))
-    for job, times in zip(made.jobs, made.token_s, strict=True):
+    instants = sorted(t for each in stories for t in each.steps)
+    total = np.zeros(len(instants))
+    for job, times in zip(jobs, (t for each in stories for t in each.token_s), strict=True):
         total += [
             job.prompt * (job.scheduled_s <= t) + 2 * sum(token <= t for token in times)
-            for t in made.steps
+            for t in instants
         ]
     assert shares.service.sum(axis=0) == pytest.approx(total)
     assert 1 / 3 - 1e-9 <= shares.jain_index() <= 1 + 1e-9
@@ -452,11 +511,31 @@ def test_fairness_of_a_worked_case() -> None:
     assert summary["jain_index"] == pytest.approx(np.mean(by_hand))
 
 
+@given(st.integers(0, 2**32))
+def test_the_gap_is_the_largest_of_every_pair_and_interval(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = random.integers((2, 1), (6, 12))
+    service = random.integers(0, 9, shape).cumsum(axis=1).astype(np.float64)
+    backlogged = random.random(shape) < 0.8
+    expected = 0.0
+    for one, other in combinations(range(len(service)), 2):
+        interval: list[float] = []  # how far one was ahead since both have been backlogged
+        ahead = (service[one] - service[other]).tolist()
+        both = backlogged[one] & backlogged[other]
+        for instant, difference in enumerate(ahead):
+            interval = [*interval, difference] if both[instant] else []
+            expected = max(expected, max(interval, default=0.0) - min(interval, default=0.0))
+    assert Fairness(service, service, backlogged).vtc_gap() == expected
+
+
 def test_small_demand_that_is_met_in_full_is_fair() -> None:
     demand = np.array([[2.0], [100.0], [100.0]])
     assert max_min_share(demand, np.array([62.0]))[:, 0].tolist() == [2, 30, 30]
     assert max_min_share(demand, np.array([3.0]))[:, 0].tolist() == [1, 1, 1]
     assert max_min_share(demand, np.array([500.0]))[:, 0].tolist() == [2, 100, 100]
+    # A tenth more than all ask for together stays with nobody.
+    demand = np.array([[10.0], [90.0]])
+    assert max_min_share(demand, np.array([110.0]))[:, 0].tolist() == [10, 90]
 
 
 def test_one_tenant_has_no_fairness() -> None:
@@ -470,6 +549,14 @@ def test_many_tenants_are_gathered_under_others() -> None:
     tenants = summarise(build(jobs, STEPS))["tenants"]
     assert len(tenants) == 65
     assert sum(group["submitted"] for group in tenants.values()) == 120
+
+
+def test_fairness_compares_the_64_tenants_with_most_requests() -> None:
+    jobs = [Job(0, 5, 1, 1, 1, tenant=f"t{i % 64}", scheduled_s=0.5) for i in range(128)]
+    rare = Job(0, 5000, 1, 1, 1, tenant="rare", scheduled_s=0.5)
+    shares = fairness(RunMetrics(build([rare, *jobs], STEPS)).view)
+    assert shares is not None
+    assert shares.service[:, -1].tolist() == [2 * (5 + 2)] * 64
 
 
 def test_memory_does_not_grow_with_tokens() -> None:

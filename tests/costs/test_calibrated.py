@@ -86,6 +86,34 @@ def test_what_gpus_sum_up_was_measured_for_so_many_tokens() -> None:
     assert STEP_TOKENS not in {limit.quantity for limit in alone}
 
 
+def test_gpus_sum_up_twice_a_layer_and_gather_the_logits() -> None:
+    """768 values of two bytes for each of two tokens, 25 times; half of their logits, once."""
+    plain = tiny()
+    reduce = Kernel({}, None, "linear", {"base_s": 3.0, "per_unit_s": 0.5})
+    split = replace(plain, tp=2, kernels={**plain.kernels, "all_reduce": reduce})
+    found = CalibratedCost(split, GPT2).step_s((), 2, 12)
+    summed = 25 * (3.0 + 0.5 * 2 * 768 * 2) + 3.0 + 0.5 * 2 * GPT2.vocab
+    assert found - CalibratedCost(plain, GPT2).step_s((), 2, 12) == pytest.approx(summed)
+
+
+def test_fewer_bits_cost_what_was_measured() -> None:
+    """And else what the bytes say, and half as much again for unpacking them."""
+    plain = tiny()
+    axes = {"sequences": (1.0, 64.0), "context_tokens": (1.0, 4096.0)}
+    more = {
+        "attention_decode_16": Kernel(axes, ((1.0, 2.0), (3.0, 8.0))),
+        "attention_decode_8": Kernel(axes, ((1.0, 2.0), (3.0, 5.0))),
+        "requantise_8": Kernel({}, None, "linear", {"base_s": 1.0, "per_unit_s": 2.0}),
+    }
+    cost = CalibratedCost(replace(plain, kernels=plain.kernels | more), GPT2)
+    assert cost.attention_share(8, 0.5) == pytest.approx(5 / 8)
+    assert [cost.attention_share(4, share) for share in (0.3, 0.9)] == pytest.approx([0.45, 1.0])
+    assert cost.requantise_s(10, 8) == 1.0 + 2.0 * 10
+    # 12 layers read 64 contexts that are longer by 4,095 tokens in 12 * 5 s more.
+    token_s = 12 * 5 / (64 * 4095)
+    assert cost.requantise_s(10, 4) == pytest.approx(10 * token_s / GPT2.kv_bytes_per_token(1))
+
+
 def test_decodes_beside_chunks_have_a_table_of_their_own() -> None:
     axes = {"sequences": (1.0, 3.0), "context_tokens": (1.0, 11.0)}
     more = {
@@ -110,6 +138,24 @@ def test_prefill_table_counts_the_launch_once() -> None:
     one, two = [Chunk(2, 5)], [Chunk(2, 5), Chunk(3, 0)]
     assert cost._prefill_s(one) == pytest.approx(12 * (1.5 + 3.0) / 2)
     assert cost._prefill_s(two) == pytest.approx(12 * ((1.5 + 3.0) / 2 + 2.0 - 1.0))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.builds(Chunk, st.integers(1, 2), st.integers(0, 2)), max_size=3),
+            st.integers(0, 2),
+            st.integers(0, 4),
+        ),
+        max_size=8,
+    )
+)
+def test_answers_do_not_depend_on_what_was_asked_before(
+    asked: list[tuple[list[Chunk], int, int]],
+) -> None:
+    cost = CalibratedCost(tiny(), GPT2)
+    for step in asked:
+        assert cost.step_s(*step) == CalibratedCost(tiny(), GPT2).step_s(*step)
 
 
 def test_an_empty_step_takes_no_time() -> None:

@@ -75,6 +75,12 @@ def test_three_all_reduces_per_decoder_layer() -> None:
     assert without == pytest.approx(one_gpu / 2, rel=0.05)
 
 
+def test_two_all_reduces_per_encoder_layer() -> None:
+    two, prompt = EncoderDecoderCost(SHAPE, DEVICE, 2), [Chunk(4096, 0)]
+    without = two._prefill_s(prompt) - LAYERS * 2 * two._all_reduce_s(4096)
+    assert without == pytest.approx(COST._prefill_s(prompt) / 2, rel=0.01)
+
+
 @given(st.integers(1, 300), st.integers(0, 2000), st.integers(1, 64), st.integers(0, 32))
 def test_slices_follow_the_line(tokens: int, context: int, steps: int, decodes: int) -> None:
     """Of one chunk after the other, as many as the line says."""

@@ -83,6 +83,22 @@ def test_chunks_are_padded_in_rows_and_outputs_but_not_in_their_attention() -> N
     assert PADDED.step_s(large, 5, 9000) == PLAIN.step_s(large, 5, 9000)
 
 
+def test_decodes_beside_chunks_are_padded_by_their_own_table() -> None:
+    plain = measured()
+    decode = plain.kernels["attention_decode_16"]
+    twice = replace(
+        decode, seconds=tuple(tuple(2 * s for s in row) for row in decode.seconds or ())
+    )
+    plain = replace(plain, kernels={**plain.kernels, "attention_mixed_16": twice})
+    padded = CalibratedCost(replace(plain, graphs=GRAPHS), SHAPE)
+    own, held = (padded._beside_curve(decodes) for decodes in (5, 64))
+    assert own is not None and held is not None
+    chunks = [Chunk(40, 0), Chunk(30, 500)]
+    wanted = PLAIN._fixed_s(128) + PLAIN._rows_s(64 + 4) + PLAIN._prefill_s(chunks)
+    wanted += own.at(9000) + held.at(0) - own.at(0)
+    assert padded.step_s(chunks, 5, 9000) == pytest.approx(wanted)
+
+
 def test_only_what_has_no_graph_waits_for_its_launches() -> None:
     slow = CalibratedCost(
         replace(measured(), graphs=GRAPHS), SHAPE, HostCost(0.0, 0.0, "measured", launch_s=9.0)

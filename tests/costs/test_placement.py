@@ -28,6 +28,14 @@ def test_six_percentages() -> None:
     assert replace(SOUGHT, cache=cache).percent == (100, 0, 10, 60, 100, 0)
 
 
+def test_what_is_packed_or_elsewhere_is_not_resident() -> None:
+    """Unpacking takes time on the GPU, too."""
+    assert SOUGHT.resident
+    assert not SOUGHT.with_percent((100, 0, 90, 10, 100, 0)).resident
+    assert not replace(SOUGHT, compress_weight=True).resident
+    assert not replace(SOUGHT, compress_cache=True).resident
+
+
 @pytest.mark.parametrize(
     ("percent", "words"),
     [
@@ -43,6 +51,29 @@ def test_percentages_that_cannot_be(percent: Sequence[float], words: str) -> Non
         shares_of(percent)
 
 
+def test_a_block_by_hand() -> None:
+    """64 prompts of 256 tokens, 32 at a time, and answers of 16. Where weights, or caches that the
+    GPU attends to, are elsewhere, it holds those of one of 48 layers and of the next.
+    """
+    weights, batch = OPT.shape.weight_bytes(1), 32 * 272 * OPT.shape.kv_bytes_per_token(1)
+    hidden = 64 * 256 * OPT.shape.hidden * 2
+
+    def peaks(*percent: float, cpu_attention: bool = False) -> tuple[float, float, float]:
+        placement = replace(SOUGHT.with_percent(percent), cpu_attention=cpu_attention)
+        return FlexGenCost(OPT, T4, placement).peak_bytes(256, 16)
+
+    whole, none, _ = peaks(100, 0, 100, 0, 100, 0)
+    assert none == 0.0
+    gpu, cpu, disk = peaks(20, 50, 50, 40, 0, 100)
+    assert cpu == pytest.approx(0.5 * weights + 0.4 * 2 * batch + hidden)
+    assert disk == pytest.approx(0.3 * weights + 0.1 * 2 * batch)
+    gone, buffers = 0.8 * weights + 0.5 * 2 * batch + hidden, 2 / 48 * 0.8 * weights
+    assert peaks(20, 50, 50, 40, 0, 100, cpu_attention=True)[0] == pytest.approx(
+        whole - gone + buffers
+    )
+    assert gpu == pytest.approx(whole - gone + buffers + 2 / 48 * 0.5 * batch)
+
+
 def usage(placement: Placement) -> list[float]:
     """Share of each memory that a block takes."""
     sizes = (T4.memory_bytes, placement.cpu_memory_bytes, placement.disk_bytes)
@@ -54,15 +85,19 @@ def seconds(placement: Placement) -> float:
     return block_s(FlexGenCost(OPT, T4, placement), 256, 16)
 
 
-def test_the_fastest_that_fits_is_found() -> None:
+@pytest.mark.parametrize(
+    "wanted",
+    [SOUGHT, replace(SOUGHT, cpu_attention=False), replace(SOUGHT, cpu_memory_bytes=60 * 2**30)],
+)
+def test_the_fastest_that_fits_is_found(wanted: Placement) -> None:
     """Against every placement in steps of 20 %."""
-    found = best_placement(OPT, T4, SOUGHT)
+    found = best_placement(OPT, T4, wanted)
     assert found.search_tokens is None and max(usage(found)) <= SAFETY
     grid = [(gpu, cpu) for gpu in range(0, 101, 20) for cpu in range(0, 101 - gpu, 20)]
     tried = 0
     for weights, cache in itertools.product(grid, grid):
         for moved in ((0, 100), (100, 0)):
-            other = SOUGHT.with_percent((*weights, *cache, *moved))
+            other = wanted.with_percent((*weights, *cache, *moved))
             if max(usage(other)) <= SAFETY:
                 tried += 1
                 assert seconds(found) <= seconds(other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +20,18 @@ def test_between_before_and_past_the_points(x: float, seconds: float) -> None:
     assert CURVE.at(x) == seconds
 
 
+@pytest.mark.parametrize(
+    ("x", "slope", "end"),
+    [(0, 0, 1), (1, 2, 2), (1.5, 2, 2), (2, 0.5, inf), (3, 0.5, inf), (8, 0.5, inf)],
+)
+def test_the_slope_above_a_place_and_where_it_ends(x: float, slope: float, end: float) -> None:
+    assert CURVE.piece(x) == (slope, end)
+
+
 def test_one_point_is_a_constant() -> None:
-    assert Curve((5.0,), (2.0,)).at(100.0) == 2.0
+    point = Curve((5.0,), (2.0,))
+    assert point.at(100.0) == 2.0
+    assert (point.piece(3.0), point.piece(100.0)) == ((0.0, 5.0), (0.0, inf))
 
 
 def test_segments_cover_zero_to_infinity() -> None:
@@ -38,10 +50,12 @@ def test_blend() -> None:
 
 
 def test_grid_past_its_rows_grows_in_proportion() -> None:
-    grid = Grid((1.0, 3.0), (1.0, 2.0), ((1.0, 2.0), (3.0, 6.0)))
+    grid = Grid((1.0, 3.0), (1.0, 2.0), ((1.0, 2.0), (2.0, 6.0)))
     assert grid.at(1, 1.5) == 1.5
+    assert grid.at(2, 1) == 1.5
     assert grid.at(2, 2) == 4.0
-    assert grid.at(6, 1) == 6.0
+    assert grid.at(3, 2) == 6.0
+    assert grid.at(6, 1) == 4.0
     assert grid.at(0.5, 3) == 3.0
 
 

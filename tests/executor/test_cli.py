@@ -73,6 +73,7 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert summary["completed"] == 5 and summary["rejected"] + summary["failed"] == 1
     assert summary["total_output_tokens"] == 28
     assert summary["prefix_hit_rate"] > 0
+    assert summary["wall_s"] > 0 and summary["sim_requests_per_wall_s"] is None
     run = summary["run"]
     assert run["hybrid"] is False and run["own_memory"] == ["lru"]
     assert run["simulated"] is False and run["device_name"] and run["dtype"] == "float32"

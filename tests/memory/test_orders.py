@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from superinfer.errors import ConfigError
+from superinfer.memory.blocks.pool import BlockPool
+from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.orders import ORDERS, EvictionOrder, Surroundings, build_order
 from superinfer.memory.orders.category import Category, CategoryAppraiser
+from superinfer.memory.orders.guard import Guard
 from superinfer.memory.orders.valued import ValuedOrder
 from superinfer.memory.orders.worth import Appraisal
 from superinfer.memory.replay import CacheReplay
@@ -100,6 +104,12 @@ def test_gdsf_ages_by_inflation() -> None:
     assert hits("lfu", 2, singles(1, 1, 2, 3, 4, 5, 1)) == [0, 1, 0, 0, 0, 0, 1]
 
 
+def test_lfu_takes_the_end_of_a_leaf_that_was_used_less_than_its_beginning() -> None:
+    """7 and 8 push 1 out, whose uses are remembered. It comes back with 2, which goes alone."""
+    prompts = [*singles(1, 1, 7, 7, 7, 8, 8), (1, 2), (1,)]
+    assert hits("lfu", 2, prompts) == [0, 1, 0, 1, 1, 0, 0, 0, 1]
+
+
 def test_s3fifo_promotes_and_remembers() -> None:
     # 11 finds the cache full: 1 moves to the main queue (two uses), 2 goes and is remembered, so
     # that it comes back into the main queue; 3 goes for it, 4 for 12.
@@ -178,6 +188,27 @@ def test_the_lowest_value_goes() -> None:
     # The third prompt is worth least and goes itself.
     order = ValuedOrder(Surroundings(2, BLOCK), ByTurn([5.0, 5.0], [2.0, 2.0], [0.5, 0.5]))
     assert replay(order, 2, requests(singles(1, 2, 3, 1, 2))) == [0, 0, 0, 1, 1]
+
+
+def test_what_values_find_is_told_to_the_guard_in_content_ids() -> None:
+    """Each of two blocks. All that comes again is found, by value as by age: nobody is ahead."""
+    near = Surroundings(100, BLOCK)
+    guard = Guard(near)
+    guard.plain = False
+    order = ValuedOrder(near, ByTurn([5.0, 5.0]), guard)
+    pool = BlockPool(100)
+    index = PrefixIndex(pool, BLOCK, order)
+    for at, ids in enumerate([(1, 2), (1, 2), (1, 3), (1, 3), (4, 5)]):
+        req = Request(str(at), at, 4 * BLOCK, 1, hash_ids=ids, hash_block_tokens=2 * BLOCK)
+        keys = request_keys(req)
+        node, cached = index.acquire(req, keys, 4)
+        if node is not None:
+            index.hit(req, node)
+        pool.referenced += 4 - cached
+        node, _ = index.insert(req, keys, node, 4)
+        assert node is not None
+        index.release(node, float(at))
+    assert guard.shadow_rate == pytest.approx(5 / 8, rel=0.01) and guard._lead == 0.0
 
 
 @pytest.mark.parametrize(("every_s", "last"), [(4.0, (1, 0)), (10.0, (0, 1))])

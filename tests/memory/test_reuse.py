@@ -78,6 +78,29 @@ def test_a_conversation_is_followed() -> None:
     assert [third.gaps_of(row) for row in range(3)] == [gaps(60.0, 30.0)] * 3
 
 
+def test_all_that_is_said_of_a_prompt_and_of_its_next_turn() -> None:
+    """Of a stretch of each, in blocks, tokens and seconds; all that is not listed is nothing."""
+
+    def said(seen: Visit, row: int) -> dict[str, float]:
+        found = {name: feature(seen, name)[row] for name in FEATURES}
+        return {name: value for name, value in found.items() if value}
+
+    history, yes = History(), round(math.expm1(1.0), 6)
+    five_s = round(math.expm1(log_gap(5.0)), 6)
+    first = visit(history, prompt(0.0, 1, 2, 3, short=100))
+    assert said(first, 1) == {
+        "blocks": 3, "new": 3, "prompt_tokens": 1436, "last_tokens": 411, "partial_end": yes,
+        "is_new": yes, "start": 2, "length": 1, "is_partial": yes,
+    }  # fmt: skip
+    second = visit(history, prompt(5.0, 1, 2, 3, 4))
+    assert said(second, 0) == {
+        "blocks": 4, "matched": 2, "new": 2, "prompt_tokens": 2048, "last_tokens": 511,
+        "continues": yes, "session_gap": 5, "turns": 1, "growth": 612, "session_age": 5,
+        "shortest_gap": 5, "session_gaps": five_s, "deepest_uses": 1, "left_out": 1, "uses": 1,
+        "length": 2, "after": 2, "gap": 5, "own_gaps": five_s, "own_mean_gap": 5,
+    }  # fmt: skip
+
+
 def test_a_trail_is_cut_where_prompts_part() -> None:
     history = History()
     visit(history, prompt(0.0, 1, 2, 3, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from slo_shelf import BLOCK, EDGES_S, Shelf, prompt, write_weights
 from superinfer.engine import EngineConfig
 from superinfer.memory.index.keys import request_keys
 from superinfer.memory.orders import Surroundings, build_order
-from superinfer.memory.orders.guard import Guard
+from superinfer.memory.orders.guard import WINDOW, Guard
 from superinfer.memory.orders.host import Experience
 from superinfer.memory.orders.worth import Worth
 from superinfer.memory.reuse.features import Visit
@@ -79,6 +80,10 @@ def test_expectations_are_held_against_what_came() -> None:
     assert experience.trust(0) == pytest.approx(20 / 25)
     experience.used(worth, 5)
     assert experience.trust(0) == pytest.approx(25 / 27.5)
+    for windows in (1, 2):  # what is not of the beginning fades with every request
+        left = math.exp(-windows)
+        faded = (20 + 5 * left) / (20 + 7.5 * left)
+        assert experience.trust(windows * int(WINDOW)) == pytest.approx(faded, rel=1e-3)
     assert experience.trust(100_000) == pytest.approx(1.0)  # long ago
 
 
@@ -96,6 +101,11 @@ def test_less_goes_to_the_host_after_uses_that_did_not_come(even: str) -> None:
     shelf.put(prompt(1.0, 2))
     shelf.index.reclaim(1)
     assert shelf.on_host() == [1]  # 20 of 50: 0.4 x 0.75 x 3 s < 1 s
+    parts.order.uses += 100_000  # requests
+    shelf.put(prompt(2.0, 3))
+    shelf.index.reclaim(1)
+    assert sorted(shelf.on_host()) == [1, 3]  # that was long ago
+    assert parts.order.uses == 100_003
 
 
 def test_loads_only_what_is_faster_to_load(even: str) -> None:

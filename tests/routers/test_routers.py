@@ -93,6 +93,14 @@ def test_a_view_follows_what_passes_the_gateway() -> None:
     assert (view.requests, view.outstanding_tokens, view.waiting_prompt_tokens) == (0, 0, 0)
 
 
+def test_a_bound_on_any_latency_is_a_hurry() -> None:
+    view = replica(0)
+    for count, slo in enumerate((SLO(ttft_s=1.0), SLO(tpot_s=0.1), SLO(e2el_s=9.0)), 1):
+        assert sent(view, request(count, 10, slo)).hurried_requests == count
+    sent(view, request(8, 10), request(9, 10, SLO(min_tokens_per_s=5.0)))
+    assert view.hurried_requests == 3
+
+
 def test_the_tightest_pace_is_that_of_who_is_there() -> None:
     slow, quick = request(0, 10, SLO(tpot_s=0.2)), request(1, 10, SLO(tpot_s=0.05))
     view = sent(replica(0), slow, quick)

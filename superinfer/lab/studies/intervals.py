@@ -112,8 +112,10 @@ def block_length(values: Floats) -> float:
     negligible; at most `min(3 sqrt(n), n / 3)`.
     """
     n = values.size
+    if n < 8:
+        return 1.0
     covariance = _autocovariance(values)
-    if n < 8 or not covariance[0] > 0:
+    if not covariance[0] > 0:
         return 1.0
     lags = np.arange(min(2 * _last_lag(covariance, n), covariance.size - 1) + 1)
     window = np.clip(2 * (1 - lags / lags[-1]), 0, 1)
@@ -174,10 +176,10 @@ def _block_counts(random: np.random.RandomState, rows: int, length: int) -> Ints
 def _autocovariance(values: Floats) -> Floats:
     """Autocovariance up to the last lag of interest, through the Fourier transform."""
     n = values.size
-    most = min(n - 1, math.ceil(math.sqrt(n)) + _run(n)) if n else 0
-    spectrum = np.fft.rfft(values - values.mean(), 2 * n) if n else np.zeros(1)
-    covariance: Floats = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n or 1)[: most + 1] / max(n, 1)
-    if n and covariance[0] <= 1e-12 * float(np.mean(np.square(values))):
+    most = min(n - 1, math.ceil(math.sqrt(n)) + _run(n))
+    spectrum = np.fft.rfft(values - values.mean(), 2 * n)
+    covariance: Floats = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n)[: most + 1] / n
+    if covariance[0] <= 1e-12 * float(np.mean(np.square(values))):
         covariance[0] = 0.0  # what rounding left of a constant
     return covariance
 
@@ -193,4 +195,4 @@ def _last_lag(covariance: Floats, n: int) -> int:
 
 
 def _run(n: int) -> int:
-    return max(5, math.ceil(math.sqrt(math.log10(max(n, 2)))))
+    return max(5, math.ceil(math.sqrt(math.log10(n))))

@@ -60,7 +60,7 @@ class S3FifoOrder:
     def victim(self, blocks: int) -> tuple[Node, int]:
         """From the small queue while that has its share, else from the main one."""
         if self._small_blocks >= self._small_limit:
-            found = self._from_small(blocks) or self._from_main(blocks)
+            found = self._from_small(blocks)
         else:
             found = self._from_main(blocks) or self._from_small(blocks)
         found = found or self._from_main(blocks)  # all of the small queue may just have moved on

@@ -198,6 +198,7 @@ def test_blocks_hold_a_quantile_and_pair_what_both_share(tmp_path: Path) -> None
 def test_too_few_blocks_say_nothing() -> None:
     assert of_mean(np.cumsum(np.random.RandomState(0).normal(size=60))) is None
     assert of_mean(np.ones(FEWEST_BLOCKS - 8)) is None
+    assert of_mean(np.empty(0)) is None
 
 
 # -- differences of runs --------------------------------------------------------------------------
@@ -236,6 +237,8 @@ def test_a_number_that_one_seed_lacks_has_no_mean() -> None:
     (found,) = differences({"base": base, "arm": arm}, ["x"])
     assert (found.value, found.reference_value, found.difference) == (2.5, None, None)
     assert (found.relative, found.interval, found.by_seed) == (None, None, (1.0, None))
+    (found,) = differences({"base": arm, "arm": base}, ["x"])
+    assert (found.value, found.reference_value, found.difference) == (None, 2.5, None)
 
 
 def test_a_reference_of_zero_has_no_share() -> None:
@@ -327,6 +330,35 @@ def test_other_requests_are_not_paired(tmp_path: Path) -> None:
         assert all(each.interval is None for each in found.values())
         assert found["p99_ttft_ms"].few == (990 in rows)
         assert found["p999_ttft_ms"].few and not found["mean_ttft_ms"].few
+
+
+def test_a_window_in_which_nobody_came_has_no_estimates(tmp_path: Path) -> None:
+    run = stored(tmp_path, [0.5] * 20)
+    rows = RequestRows.of(Run(run.folder, {**run.summary, "load": {"window_s": [100.0, 200.0]}}))
+    assert rows is not None
+    for metric in ("completed", "preemptions", "mean_ttft_ms", "p99_ttft_ms", "slo_attainment"):
+        assert rows.estimate(metric) is None
+
+
+def test_the_same_requests_have_the_same_names_in_the_same_order() -> None:
+    def rows(*names: str) -> RequestRows:
+        return RequestRows({}, {"request_id": np.array(names)})
+
+    assert rows("a", "b").same_requests(rows("a", "b"))
+    for other in (rows("a", "c"), rows("b", "a"), rows("a"), rows()):
+        assert not rows("a", "b").same_requests(other)
+    assert not rows().same_requests(rows())
+
+
+def test_what_both_runs_share_makes_no_difference_uncertain(tmp_path: Path) -> None:
+    """Queues that follow one another for as long as the run have no interval of their own."""
+    random = np.random.RandomState(3)
+    shared, noise = 30 + np.cumsum(random.normal(size=300)), random.normal(size=300)
+    arms = {"a": [stored(tmp_path, shared)], "b": [stored(tmp_path, shared + 1 + 0.1 * noise)]}
+    assert of_mean(shared) is None
+    (found,) = differences(arms, ["mean_ttft_ms"])
+    assert found.interval is not None and found.interval.size > 100
+    assert found.interval.high - found.interval.low < 50 and holds(found.interval, 1000)
 
 
 def test_a_run_without_its_requests_is_told_by_the_other(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_json_is_the_summary_with_every_key(cli: Cli, folder: Path) -> None:
     assert (answer.json["submitted"], answer.json["completed"]) == (12, 12)
     assert answer.json["run"]["run"]["seed"] == 0
     assert 0 < answer.json["scheduler_s"] < answer.json["wall_s"]
+    assert answer.json["sim_requests_per_wall_s"] == 12 / answer.json["wall_s"]
 
 
 PROFILE = next(each.path for each in list_profiles() if each[:2] == ("a100-80g", "llama-3.1-8b"))

@@ -18,7 +18,7 @@ from executor.clocks.timers import SteadyTimer
 from executor.clocks.yardstick import require_clock, timer_for
 from executor.device import HOST, executor_versions
 from executor.driver import Driver
-from executor.interrupt import INTERRUPTED, stopping
+from executor.interrupt import stopping
 from executor.ranks.orders import Channel
 from executor.ranks.processes import ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
@@ -29,6 +29,7 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.beliefs import beliefs_notes, beliefs_of
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.config.released import without_release

@@ -38,12 +38,12 @@ import numpy as np
 from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
 from executor.device import executor_versions
-from executor.interrupt import INTERRUPTED
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.tables import write_pages
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.studies.content import code_hash
 
 SCHEDULERS = ("vllm", "rotating")

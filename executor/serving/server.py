@@ -16,7 +16,6 @@ from types import FrameType
 
 import uvicorn
 
-from executor.interrupt import INTERRUPTED
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
 from executor.serving.app import build_app
@@ -29,6 +28,7 @@ from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
 from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.config import Config
 
 MOST_CONNECTING = 2048

@@ -75,6 +75,21 @@ def simulate_into(config: Config, folder: Path) -> None:
     Simulate()(config, folder)
 
 
+def check_arms(arms: Arms, out: Path | None, seeds: int) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if out is not None:
+        check_folder(out)
+    kv_tokens = {}
+    for name, config in arms.items():
+        warn_of_notes(config)
+        with in_arm(name):
+            kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(as_points(arms))
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
+        say(line)
+    check_seeds(next(iter(arms.values())).run, seeds)
+
+
 def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: int = 0) -> int:
     """Run several configurations on one workload; returns the exit code.
 
@@ -84,7 +99,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     the number of processes (0: one per core).
     """
     first = next(iter(arms.values()))
-    _check(arms, options, seeds)
+    check_arms(arms, options.out, seeds)
     stdin = kept_stdin(first)
     workload = read_workload(first)
     say_of_points(as_points(arms), workload)
@@ -139,24 +154,6 @@ def write_compare_pages(
     write_compare_plot(runs, root / PICTURE)
     first = [(name, each[0].folder) for name, each in runs.items()]
     write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
-
-
-# -- checks ---------------------------------------------------------------------------------------
-
-
-def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
-    """Meet every fault that needs no trace before the trace is read."""
-    if options.out is not None:
-        check_folder(options.out)
-    kv_tokens = {}
-    for name, config in arms.items():
-        warn_of_notes(config)
-        with in_arm(name):
-            kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
-    say_of_parts(as_points(arms))
-    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
-        say(line)
-    check_seeds(next(iter(arms.values())).run, seeds)
 
 
 # -- the study of a comparison --------------------------------------------------------------------

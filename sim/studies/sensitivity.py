@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
+from sim.commands import default_run_folder, read_workload
+from sim.notices import as_points, say, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
-from sim.studies.compare import STDIN, Simulate, warn_of_worst
+from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
-from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.seeds import seeds_from
 from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
@@ -105,7 +103,9 @@ def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Vary]]:
     """By part, the variation of every arm that has it: profiles may have different kernels."""
     found: dict[str, dict[str, Vary]] = {}
     for name, config in arms.items():
-        for part, vary in variations(build_engine(config)[1]).items():
+        with in_arm(name):
+            known = variations(build_engine(config)[1])
+        for part, vary in known.items():
             found.setdefault(part, {})[name] = vary
     names = [*(part for part in found if part not in NOT_KERNELS), *NOT_KERNELS]
     for part in question.parts:
@@ -149,20 +149,8 @@ def _check(arms: Arms, question: Question) -> Config:
     """Meet every fault before the trace is read; the first configuration."""
     if len(arms) != 2:
         raise ConfigError(f"sensitivity: expected two schedulers or arms, got {', '.join(arms)}")
-    if question.out is not None:
-        check_folder(question.out)
-    kv_tokens = {}
-    for name, config in arms.items():
-        warn_of_notes(config)
-        with in_arm(name):
-            engine, cost = build_engine(config)
-            variations(cost)
-        kv_tokens[name] = kv_tokens_of(engine)
-    say_of_parts(as_points(arms))
-    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
-        say(line)
+    check_arms(arms, question.out, question.seeds)
     _chosen(arms, question)
-    check_seeds(next(iter(arms.values())).run, question.seeds)
     return next(iter(arms.values()))
 
 

@@ -19,7 +19,7 @@ from simpy.events import URGENT
 from sim.driver import Replica, arrivals, run_to_end
 from sim.environment import ExactEnvironment
 from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
-from sim.oracle import NEVER, Oracle
+from sim.oracle import Oracle
 from superinfer.costs import Coverage
 from superinfer.engine.engine import Engine, Listener
 from superinfer.errors import PlanError
@@ -69,7 +69,7 @@ class Cluster:
             Replica(
                 env,
                 engine,
-                SeenOracle(output_tokens, min(engine.config.max_model_len, NEVER), view),
+                SeenOracle(output_tokens, engine.config.max_model_len, view),
                 due,
                 stop_s,
             )

@@ -6,7 +6,6 @@ no simulation, and names device, model and versions.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,8 +34,9 @@ from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.config.released import without_release
 from superinfer.lab.hybrids import hybrid_note, pair_of
 from superinfer.lab.idle_settings import idle_settings
+from superinfer.lab.report import write_pages
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.lab.terminal import printable
+from superinfer.lab.terminal import say
 from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -232,22 +232,6 @@ def _folder(config: Config, options: RunOptions) -> Path:
     """Where the result goes."""
     run = config.run
     return options.out or default_folder(run.trace, f"exec-{run.scheduler}")
-
-
-def write_pages(folder: Path) -> None:
-    """Write the pictures and the report of a result folder into it."""
-    from superinfer.lab.pictures.figures import write_plots
-    from superinfer.lab.report import write_report
-    from superinfer.lab.results import load_run
-
-    run = load_run(folder)
-    write_plots(run, folder)
-    write_report(run)
-
-
-def say(text: str) -> None:
-    """A line for the user, apart from the result."""
-    print(printable(text), file=sys.stderr)
 
 
 def _say_of_letters(summary: Summary) -> None:

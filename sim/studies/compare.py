@@ -16,11 +16,9 @@ from sim.commands import (
     default_run_folder,
     read_workload,
     simulated,
-    write_pages,
 )
 from sim.notices import (
     as_points,
-    say,
     say_of_cut,
     say_of_letters,
     say_of_parts,
@@ -43,9 +41,11 @@ from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
+from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
+from superinfer.lab.terminal import say
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from traces.printing import print_out, print_table
 

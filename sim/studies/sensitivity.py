@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import default_run_folder, read_workload
-from sim.notices import as_points, say, say_of_points
+from sim.notices import as_points, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
 from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
@@ -34,6 +34,7 @@ from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
+from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table

@@ -25,7 +25,7 @@ from executor.options import (
     with_options,
 )
 from superinfer.errors import ConfigError
-from superinfer.lab.complaints import close_stdout, exit_code_of
+from superinfer.lab.complaints import close_stdout, run_program
 from superinfer.lab.options import AsJson, NoPlots
 
 MORE_COMMANDS = (
@@ -138,7 +138,7 @@ def application() -> typer.Typer:
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
     sys.path.append(os.getcwd())  # for schedulers given as package.module:Class
-    sys.exit(exit_code_of(_run_with_extras, "superinfer-exec"))
+    sys.exit(run_program(_run_with_extras, "superinfer-exec"))
 
 
 # -- inside ---------------------------------------------------------------------------------------

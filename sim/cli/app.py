@@ -34,7 +34,7 @@ from sim.cli.report import report
 from sim.cli.sensitivity import sensitivity
 from sim.cli.sweep import sweep
 from sim.cli.tune import tune
-from superinfer.lab.complaints import exit_code_of
+from superinfer.lab.complaints import run_program
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli.app import app as traces_app
 
@@ -150,7 +150,7 @@ def main() -> None:
     _mend_streams()
     if os.getcwd() not in sys.path:  # for schedulers given as package.module:Class
         sys.path.append(os.getcwd())
-    sys.exit(exit_code_of(app, "superinfer-sim"))
+    sys.exit(run_program(app, "superinfer-sim"))
 
 
 # -- inside ---------------------------------------------------------------------------------------

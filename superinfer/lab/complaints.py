@@ -17,9 +17,9 @@ INTERRUPTED = 130
 """Exit code of what Ctrl-C has ended."""
 
 
-def exit_code_of(command: Callable[..., Any], program: str) -> int:
-    """Run the command line of a program, which Typer made; a mistake of the user's is told in one
-    line.
+def run_program(command: Callable[..., Any], program: str) -> int:
+    """Run the command line of a program, which Typer made, and return the exit code; a mistake of
+    the user's is told in one line.
     """
     import typer
 

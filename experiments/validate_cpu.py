@@ -45,6 +45,7 @@ from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
 from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.studies.content import code_hash
+from superinfer.lab.terminal import say
 
 SCHEDULERS = ("vllm", "rotating")
 MAX_ERROR = 0.10
@@ -248,11 +249,6 @@ def record(
     shutil.copyfile(profile, folder / "validate-profile.json")
     if folder.resolve() == RESULTS.resolve():
         write_pages()
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _call(module: str, arguments: list[str]) -> str:

@@ -23,13 +23,14 @@ from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
 from sim.studies.seeds import seeds_from
+from sim.studies.sensitivity_page import sensitivity_table
 from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import higher_is_better
-from superinfer.lab.pictures.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.lab.pictures.tornado import write_tornado
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
@@ -169,13 +170,12 @@ def _conclude(names: Sequence[str], question: Question, runs: Runs, root: Path) 
     metric = _metric(question, [runs[name, "", ""] for name in names])
     outcome = outcome_of(names, metric, question, runs)
     write_outcome(root / RESULT, json.dumps(outcome, indent=2))
-    bars = [Bar.of(each) for each in outcome["parts"]]
     if question.as_json:
         print_out(json.dumps(outcome, indent=2))
     else:
-        print_table(sensitivity_table(outcome, bars))
+        print_table(sensitivity_table(outcome))
     if question.plots:
-        write_tornado(outcome, bars, root)
+        write_tornado(outcome, root)
     say(f"results in {root}")
 
 

@@ -10,11 +10,10 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from executor.interrupt import INTERRUPTED
 from executor.options import (
     ClockName,
     ConfigOptions,
@@ -25,8 +24,8 @@ from executor.options import (
     Seed,
     with_options,
 )
-from superinfer.errors import SuperInferError
-from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
+from superinfer.errors import ConfigError
+from superinfer.lab.complaints import close_stdout, run_program
 from superinfer.lab.options import AsJson, NoPlots
 
 MORE_COMMANDS = (
@@ -139,30 +138,25 @@ def application() -> typer.Typer:
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
     sys.path.append(os.getcwd())  # for schedulers given as package.module:Class
+    sys.exit(run_program(_run_with_extras, "superinfer-exec"))
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _run_with_extras(**options: Any) -> Any:
+    """The program; ConfigError that says what to install where a library is missing."""
     try:
-        code = int(application()(prog_name="superinfer-exec", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except SuperInferError as error:
-        code = complain(str(error), error.exit_code)
+        return application()(**options)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        code = complain(f"{error.name} is missing: pip install 'superinfer[{extra}]'", 2)
+        missing = f"{error.name} is missing: pip install 'superinfer[{extra}]'"
+        raise ConfigError(missing) from error
     except BrokenPipeError:
-        code = 1
         close_stdout()
-    except (OSError, MemoryError) as error:
-        code = complain(reason_of(error), 1)
-        close_stdout()
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        code = complain_of_usage(error, "superinfer-exec")
-    if code == INTERRUPTED:  # which Typer makes of Ctrl-C, or a command that had something to write
-        print("interrupted", file=sys.stderr)
-    sys.exit(code)
+        return 1
 
 
 if __name__ == "__main__":

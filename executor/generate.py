@@ -11,7 +11,7 @@ import numpy as np
 from executor.answers import Answer, Answers
 from executor.arrivals import Arrivals
 from executor.defaults import device_and_model
-from executor.interrupt import INTERRUPTED, stopping
+from executor.interrupt import stopping
 from executor.models import Model
 from executor.models.base import check_length
 from executor.models.config import read_config
@@ -21,6 +21,7 @@ from executor.session import ModelOptions, Session, load_t5, open_session, out_o
 from executor.steps.sampler import History, Sampling
 from executor.translate import translate
 from superinfer.errors import InputError
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.config import Config, load_config
 from superinfer.request import Request
 

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from executor.driver import Driver
 
-INTERRUPTED = 130
-"""Exit code of what Ctrl-C has ended."""
-
 
 @contextmanager
 def stopping(

@@ -6,7 +6,6 @@ no simulation, and names device, model and versions.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from executor.clocks.timers import SteadyTimer
 from executor.clocks.yardstick import require_clock, timer_for
 from executor.device import HOST, executor_versions
 from executor.driver import Driver
-from executor.interrupt import INTERRUPTED, stopping
+from executor.interrupt import stopping
 from executor.ranks.orders import Channel
 from executor.ranks.processes import ranks_of
 from executor.session import STEP_SIZES, ModelOptions, Session, open_session, out_of_memory
@@ -29,13 +28,15 @@ from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.beliefs import beliefs_notes, beliefs_of
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.config.released import without_release
 from superinfer.lab.hybrids import hybrid_note, pair_of
 from superinfer.lab.idle_settings import idle_settings
+from superinfer.lab.report import write_pages
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.lab.terminal import printable
+from superinfer.lab.terminal import say
 from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
@@ -228,22 +229,6 @@ def _folder(config: Config, options: RunOptions) -> Path:
     """Where the result goes."""
     run = config.run
     return options.out or default_folder(run.trace, f"exec-{run.scheduler}")
-
-
-def write_pages(folder: Path) -> None:
-    """Write the pictures and the report of a result folder into it."""
-    from superinfer.lab.pictures.figures import write_plots
-    from superinfer.lab.report import write_report
-    from superinfer.lab.results import load_run
-
-    run = load_run(folder)
-    write_plots(run, folder)
-    write_report(run)
-
-
-def say(text: str) -> None:
-    """A line for the user, apart from the result."""
-    print(printable(text), file=sys.stderr)
 
 
 def _say_of_letters(summary: Summary) -> None:

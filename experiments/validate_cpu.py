@@ -38,13 +38,14 @@ import numpy as np
 from executor.calibration.ceilings import hardware
 from executor.calibration.report import profile_lines
 from executor.device import executor_versions
-from executor.interrupt import INTERRUPTED
 from executor.shipped import TINY
 from executor.validation.validate import Outcome, Wish, gate, validate_all, winners
 from experiments.tables import write_pages
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.studies.content import code_hash
+from superinfer.lab.terminal import say
 
 SCHEDULERS = ("vllm", "rotating")
 MAX_ERROR = 0.10
@@ -248,11 +249,6 @@ def record(
     shutil.copyfile(profile, folder / "validate-profile.json")
     if folder.resolve() == RESULTS.resolve():
         write_pages()
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _call(module: str, arguments: list[str]) -> str:

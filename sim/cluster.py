@@ -12,14 +12,14 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from operator import index
-from typing import Any, Final
+from typing import Any
 
 from simpy.events import URGENT
 
 from sim.driver import Replica, arrivals, run_to_end
 from sim.environment import ExactEnvironment
-from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
-from sim.oracle import NEVER, Oracle
+from sim.load import ClosedLoad, LoadModel, send_at
+from sim.oracle import Oracle
 from superinfer.costs import Coverage
 from superinfer.engine.engine import Engine, Listener
 from superinfer.errors import PlanError
@@ -29,8 +29,6 @@ from superinfer.routers.view import ReplicaView
 from superinfer.schedulers.rotating.lengths import HistogramLengths
 from superinfer.sequence import Sequence as Live
 from superinfer.settings import shown_value
-
-NONE_SLOW: Final[Mapping[int, float]] = {}
 
 
 class SeenOracle(Oracle):
@@ -69,7 +67,7 @@ class Cluster:
             Replica(
                 env,
                 engine,
-                SeenOracle(output_tokens, min(engine.config.max_model_len, NEVER), view),
+                SeenOracle(output_tokens, engine.config.max_model_len, view),
                 due,
                 stop_s,
             )
@@ -141,9 +139,9 @@ def simulate_cluster(
     requests: Sequence[Request],
     output_tokens: list[int],
     router: Router,
-    load: LoadModel = OPEN_LOOP,
-    stop_s: float = inf,
-    slowdowns: Mapping[int, float] = NONE_SLOW,
+    load: LoadModel,
+    stop_s: float,
+    slowdowns: Mapping[int, float],
 ) -> ClusterRun:
     """Run a workload on several replicas to its end, or to the first step of each that ends at
     `stop_s`.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sim.notices import (
     as_point,
-    say,
     say_of_letters,
     say_of_parts,
     say_of_points,
@@ -34,7 +33,9 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.hybrids import pair_of
-from superinfer.lab.results import default_folder, load_run, write_run
+from superinfer.lab.report import write_pages
+from superinfer.lab.results import default_folder, write_run
+from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from superinfer.metrics.summary import Summary
@@ -132,16 +133,6 @@ def run_and_write(
 
             write_requests_plot(timeline)
     return summary
-
-
-def write_pages(folder: Path) -> None:
-    """Write the pictures and the report of a result folder into it."""
-    from superinfer.lab.pictures.figures import write_plots
-    from superinfer.lab.report import write_report
-
-    run = load_run(folder)
-    write_plots(run, folder)
-    write_report(run)
 
 
 def check_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ and the summary on standard output.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -21,7 +20,7 @@ from superinfer.lab.idle_settings import idle_settings
 from superinfer.lab.idle_window import window_warning
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.results import summary_json
-from superinfer.lab.terminal import printable
+from superinfer.lab.terminal import say
 from superinfer.lab.trust import warnings_of
 from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
@@ -39,11 +38,6 @@ FAR = 10.0
 """Times its target that the quickest request of a class took: as of seconds given as ms."""
 MOST_NAMED = 14
 """Arms that a line names: all schedulers that come with us."""
-
-
-def say(text: str) -> None:
-    """A line for the user, apart from the result."""
-    print(printable(text), file=sys.stderr)
 
 
 def warn_of_notes(config: Config) -> None:

@@ -6,7 +6,8 @@ import re
 from datetime import UTC, datetime
 
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.native import Record, not_utf8, shown
+from traces.fields import not_utf8, shown
+from traces.native import Record
 from traces.source import RecordError
 
 HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")

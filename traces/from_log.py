@@ -19,6 +19,7 @@ import msgspec
 from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
+from traces.fields import LENGTH_EXPECTED, shown
 from traces.log_rows import Row, is_json, names_in, rows_of, value_of
 from traces.native import (
     MAX_NUMBER,
@@ -27,7 +28,6 @@ from traces.native import (
     HashId,
     Record,
     check_hash_ids,
-    shown,
 )
 from traces.source import RecordError, Source, open_source
 from traces.workload import skipped_note
@@ -273,8 +273,7 @@ def _tokens(row: Mapping[str, Any], name: str) -> int:
     text = str(value)
     whole = None if isinstance(value, bool) else _WHOLE.fullmatch(text)
     if whole is None or not 1 <= int(whole[1]) <= MAX_LENGTH_TOKENS:
-        expected = f"expected an integer from 1 to {MAX_LENGTH_TOKENS} (tokens)"
-        raise RecordError(name, f"{expected}, got {shown(text)}")
+        raise RecordError(name, f"expected {LENGTH_EXPECTED}, got {shown(text)}")
     return int(whole[1])
 
 

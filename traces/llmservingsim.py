@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from traces.fields import LENGTH_EXPECTED, field_error
-from traces.native import MAX_NUMBER, Length, Record, explain, shown
+from traces.fields import LENGTH_EXPECTED, field_error, shown
+from traces.native import MAX_NUMBER, Length, Record, explain
 from traces.source import RecordError
 
 BLOCK_TOKENS = 16

@@ -13,6 +13,14 @@ from msgspec import Meta, Struct
 
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
+from traces.fields import (
+    LENGTH_EXPECTED,
+    field_path,
+    missing_field,
+    not_utf8,
+    shown,
+    value_at,
+)
 from traces.source import CONVERSATIONS, OTHER_LOGS, RecordError
 
 MAX_NUMBER = 2**53
@@ -65,15 +73,14 @@ class _StrictRecord(Record, forbid_unknown_fields=True, gc=False):
     slo: _StrictSlo | None = None
 
 
-_LENGTH = f"an integer from 1 to {MAX_LENGTH_TOKENS} (tokens)"
 _TARGET = "a number from 0 to 2**53 (0 = none)"
 _EXPECTED = {
     "timestamp": "a number from 0 to 2**53 (ms)",
-    "input_length": _LENGTH,
-    "output_length": _LENGTH,
-    "max_tokens": _LENGTH,
+    "input_length": LENGTH_EXPECTED,
+    "output_length": LENGTH_EXPECTED,
+    "max_tokens": LENGTH_EXPECTED,
     "delay_ms": "a number from 0 to 2**53 (ms)",
-    "hash_block_size": _LENGTH,
+    "hash_block_size": LENGTH_EXPECTED,
     "hash_ids": "a list of 64-bit integers",
     "priority": "an integer from -2**53 to 2**53",
     "slo": "an object of targets",
@@ -82,9 +89,8 @@ _EXPECTED = {
 _KNOWN_FIELDS = frozenset(Record.__struct_encode_fields__)
 _KNOWN_TARGETS = frozenset(SloRecord.__struct_fields__)
 _REQUIRED = ("timestamp", "input_length", "output_length")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_SHOWN_CHARACTERS, _SHOWN_NAMES = 40, 120
+_SHOWN_NAMES = 120
+"""Characters of the names of an object's fields, in a complaint."""
 
 
 class NativeParser:
@@ -182,14 +188,6 @@ def explain(line: bytes, error: Exception) -> RecordError:
     return _wrong_field(value, str(error))
 
 
-def not_utf8(error: UnicodeDecodeError) -> RecordError:
-    """The fault of a line that is not text."""
-    byte = error.object[error.start]
-    return RecordError(
-        "", f"expected UTF-8 text, got byte 0x{byte:02x} at column {error.start + 1}"
-    )
-
-
 def _malformed(line: bytes, error: Exception) -> RecordError:
     found = re.search(r"\(byte (\d+)\)", str(error))
     if found is None:
@@ -199,18 +197,17 @@ def _malformed(line: bytes, error: Exception) -> RecordError:
 
 
 def _wrong_field(value: dict[str, Any], message: str) -> RecordError:
-    missing = _MISSING.search(message)
+    missing = missing_field(message)
     if missing:
-        near = did_you_mean(missing[1], [name for name in value if name not in _EXPECTED])
+        near = did_you_mean(missing, [name for name in value if name not in _EXPECTED])
         if value and not near and value.keys().isdisjoint(_REQUIRED):
             return _of_another_kind(value)
-        return RecordError(missing[1], f"expected {_EXPECTED[missing[1]]}, got nothing{near}")
-    path = _PATH.search(message)
-    field = path[1] if path else _non_finite_field(value)
+        return RecordError(missing, f"expected {_EXPECTED[missing]}, got nothing{near}")
+    field = field_path(message) or _non_finite_field(value)
     if not field:
         return RecordError("", f"expected a JSON object, got a broken one: {message}")
     expected = _EXPECTED.get(field.partition("[")[0], "a string")
-    return RecordError(field, f"expected {expected}, got {shown(_at(value, field))}")
+    return RecordError(field, f"expected {expected}, got {shown(value_at(value, field))}")
 
 
 def _of_another_kind(value: dict[str, Any]) -> RecordError:
@@ -234,19 +231,3 @@ def _non_finite_field(value: dict[str, Any]) -> str:
 def _parse_int(text: str) -> float:
     """An integer, or infinity for one too long for Python to convert."""
     return int(text) if len(text) < 100 else math.inf
-
-
-def _at(value: Any, field: str) -> Any:
-    for name, position in re.findall(r"(\w+)|\[(\d+)\]", field):
-        value = value[name] if name else value[int(position)]
-    return value
-
-
-def shown(value: object, most: int = _SHOWN_CHARACTERS) -> str:
-    """`value` as it stands in JSON, on one line of at most so many characters."""
-    text = json.dumps(value) if not isinstance(value, dict | list) else _container(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _container(value: object) -> str:
-    return "an object" if isinstance(value, dict) else "a list"

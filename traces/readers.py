@@ -15,9 +15,10 @@ from traces.agentic import holds_sessions, read_sessions, session_files, session
 from traces.archive import Member
 from traces.azure import HEADER, AzureParser, is_header
 from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
+from traces.fields import not_utf8, shown
 from traces.llmservingsim import ServingSimParser
 from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import MAX_NUMBER, NativeParser, Record, SloRecord, not_utf8, shown
+from traces.native import MAX_NUMBER, NativeParser, Record, SloRecord
 from traces.resolver import Resolver, without_targets
 from traces.source import (
     CONVERSATIONS,

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from superinfer.errors import InputError
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.archive import Member, members
-from traces.fields import field_error
-from traces.native import shown
+from traces.fields import field_error, shown
 
 WINDOW_S = 600.0
 """Length of a window of a trace file."""

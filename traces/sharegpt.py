@@ -17,8 +17,7 @@ from msgspec import Raw
 
 from superinfer.errors import InputError
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.fields import LENGTH_EXPECTED, field_error
-from traces.native import not_utf8, shown
+from traces.fields import LENGTH_EXPECTED, field_error, not_utf8, shown
 from traces.source import RecordError, file_name, read_content
 
 CHARACTERS_PER_TOKEN = 4

@@ -38,7 +38,7 @@ def ceilings(device: torch.device, budget_s: float = 1.0) -> dict[str, float]:
     }
 
 
-def copy_bandwidth(device: torch.device, budget_s: float = 0.3) -> float:
+def copy_bandwidth(device: torch.device, budget_s: float) -> float:
     """Bytes/s of a copy inside the device's memory, reads plus writes."""
     nbytes = COPY_BYTES[device.type]
     source = torch.randint(0, 127, (nbytes // 8,), dtype=torch.int64, device=device)
@@ -47,7 +47,7 @@ def copy_bandwidth(device: torch.device, budget_s: float = 0.3) -> float:
     return 2 * nbytes / timing.best
 
 
-def read_bandwidth(device: torch.device, budget_s: float = 0.3) -> float:
+def read_bandwidth(device: torch.device, budget_s: float) -> float:
     """Bytes/s of a sum over a large tensor, which writes nothing."""
     nbytes = COPY_BYTES[device.type]
     source = torch.randn(nbytes // 4, device=device)
@@ -55,7 +55,7 @@ def read_bandwidth(device: torch.device, budget_s: float = 0.3) -> float:
     return nbytes / timing.best
 
 
-def gemm_rate(device: torch.device, budget_s: float = 0.3) -> float:
+def gemm_rate(device: torch.device, budget_s: float) -> float:
     """FLOP/s of a square product of random numbers: bf16 on a GPU, float32 on a CPU."""
     size = GEMM_SIZE[device.type]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

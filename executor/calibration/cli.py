@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from executor.options import ClockName, LoadingOptions, Model, OwnDevice, with_options
 from superinfer.lab.options import AsJson
+from superinfer.lab.terminal import say
 
 if TYPE_CHECKING:
     from superinfer.costs.profile import Profile
@@ -71,9 +71,9 @@ def calibrate(
     )
     known: list[Profile] = []
     try:
-        profile = run(wish, _say, known.append).profile
+        profile = run(wish, say, known.append).profile
     except KeyboardInterrupt:
-        _say(_kept(known, out))
+        say(_kept(known, out))
         raise
     path = _place(profile, out)
     store(profile, path)
@@ -83,12 +83,8 @@ def calibrate(
     else:
         for line in profile_lines(profile):
             print(line)
-    _say(f"profile in {path}")
-    _say(f"to simulate by it: {simulation_of(profile, path, model_name)}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(f"profile in {path}")
+    say(f"to simulate by it: {simulation_of(profile, path, model_name)}")
 
 
 def _place(profile: Profile, out: Path | None) -> Path:

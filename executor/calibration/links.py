@@ -30,7 +30,7 @@ direction first lets it run alone meanwhile.
 Link = dict[str, float]
 
 
-def measure_links(device: torch.device, seconds: float = 5.0) -> dict[str, Link]:
+def measure_links(device: torch.device, seconds: float) -> dict[str, Link]:
     """`h2d`, `d2h` and `both` (bytes/s of each direction while the other one runs too)."""
     pools = Pools(device)
     share_s = seconds / 3

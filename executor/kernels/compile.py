@@ -163,9 +163,7 @@ def _run(tool: str, binary: bytes, flag: str) -> str:
 
 
 def compile_all(
-    named: list[tuple[str, int]],
-    processes: int = 1,
-    tell: Callable[[Compiled], None] = lambda compiled: None,
+    named: list[tuple[str, int]], processes: int, tell: Callable[[Compiled], None]
 ) -> list[Compiled]:
     """Compile entries, given by name and capability, in processes of their own.
 

@@ -7,13 +7,13 @@ a character that is not whole yet.
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from executor.models.config import check_token
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.json_files import read_object
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _BYTES = 256
@@ -70,22 +70,12 @@ def end_tokens(folder: Path, vocab: int) -> frozenset[int]:
     """`eos_token_id` of the generation settings, or else of the model's config: one or a list."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        ends = _read(path).get("eos_token_id") if path.is_file() else None
+        ends = read_object(path).get("eos_token_id") if path.is_file() else None
         if ends is not None:
             listed = ends if isinstance(ends, list) else [ends]
             checked = (check_token(end, vocab, str(path), "eos_token_id") for end in listed)
             return frozenset(checked)
     return frozenset()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON: {error}", file=str(path)) from None
-    if not isinstance(found, dict):
-        raise InputError("expected a JSON object", file=str(path))
-    return found
 
 
 class ByteTokenizer:

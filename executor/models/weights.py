@@ -6,7 +6,6 @@ there twice, and from files a rank reads its own part alone.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.json_files import read_json
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _TOP_CODE = 127
@@ -230,11 +230,10 @@ def _places(folder: Path, opened: Any) -> Iterator[tuple[str, str]]:
 
 
 def _index(path: Path) -> list[tuple[str, str]]:
-    try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = [(str(name), str(file)) for name, file in places.items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("expected an object with weight_map", file=str(path)) from None
+    def listed(found: Any) -> list[tuple[str, str]]:
+        return [(str(name), str(file)) for name, file in found["weight_map"].items()]
+
+    pairs = read_json(path, listed, "an object with weight_map")
     for file in sorted({file for _, file in pairs}):
         if not (path.parent / file).is_file():
             raise InputError("missing shard, named in " + path.name, file=str(path.parent / file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from superinfer.costs import Profile, load_profile, write_profile
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import SuperInferError
+from superinfer.lab.terminal import say
 
 Report = dict[str, Any]
 
@@ -60,9 +60,9 @@ def check_profile(path: Path, measured: Path) -> None:
     if profile is None:
         return
     for note in profile.notes:  # what is ignored is not written back
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     with suppress(SuperInferError):  # a profile of a model that is at no hand
         shape, other = load_shape(measured), load_shape(profile.model)
         if (shape.layers, shape.hidden) != (other.layers, other.hidden):
             text = f"a profile of {profile.model}; these figures are of {measured.name}"
-            print(f"warning: {path}: {text}", file=sys.stderr)
+            say(f"warning: {path}: {text}")

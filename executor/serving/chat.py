@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from executor.serving.bodies import Json, Message
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.json_files import read_object
 
 NO_TEMPLATE = (
     "the model has no chat template: serve it with --chat-template, or use /v1/completions"
@@ -104,15 +105,7 @@ class _BoundedWorld(ImmutableSandboxedEnvironment):
 
 def _settings(folder: Path | None) -> Json:
     file = folder / _SETTINGS if folder else None
-    if file is None or not file.is_file():
-        return {}
-    try:
-        found = json.loads(_read(file))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON: {error}", file=str(file)) from None
-    if not isinstance(found, dict):
-        raise InputError("expected a JSON object", file=str(file))
-    return found
+    return read_object(file) if file is not None and file.is_file() else {}
 
 
 def _read(file: Path) -> str:

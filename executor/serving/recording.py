@@ -6,13 +6,13 @@ it stands in a file beside the record (`held_file`), in case that the server is 
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from executor.serving.letters import Ended
 from superinfer.errors import ConfigError
+from superinfer.lab.terminal import say
 from superinfer.outputs import check_writable
 from superinfer.request import Request
 from traces.convert import lines_of, record_of
@@ -76,7 +76,7 @@ class Recording:
             self._give_up(error)
             return
         rest = f"; {self.left_out} without a token are left out" if self.left_out else ""
-        print(f"{self.written} requests in {self._path}{rest}", file=sys.stderr)
+        say(f"{self.written} requests in {self._path}{rest}")
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Recording:
 
     def _give_up(self, error: OSError) -> None:
         """Answers are worth more than their record; what is on the disk stays there."""
-        print(f"warning: --record: {error.strerror}: no more is written", file=sys.stderr)
+        say(f"warning: --record: {error.strerror}: no more is written")
         self._path = None
         self._ended.clear()
         with suppress(OSError):

@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from types import FrameType
 
 import uvicorn
 
-from executor.interrupt import INTERRUPTED
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
 from executor.serving.app import build_app
@@ -29,7 +27,9 @@ from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
 from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
+from superinfer.lab.complaints import INTERRUPTED
 from superinfer.lab.config import Config
+from superinfer.lab.terminal import say
 
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
@@ -53,7 +53,7 @@ class Places:
 def serve_command(config: Config, options: ModelOptions, rules: Rules, places: Places) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code."""
     for note in (*config.notes, *unheeded(config)):
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     refuse_simulated(config)
     prompts = read_prompts(config, places.chat_template)
     with (
@@ -62,7 +62,7 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, places: P
         engine_process(config, options, rules.policies) as (connection, facts),
     ):
         if not facts.measured_costs:
-            print(f"warning: {_no_profile(config)}", file=sys.stderr)
+            say(f"warning: {_no_profile(config)}")
         engine, classes = EngineClient(connection, facts), config.service_classes()
         return _serve(Service(engine, prompts, classes, rules, recording.add), listener)
 
@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = self._listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"{self._service.rules.name} at http://{shown}:{port}/v1", file=sys.stderr)
+        say(f"{self._service.rules.name} at http://{shown}:{port}/v1")
         jobs = self._end_with_engine(), self._look_at_engine()
         self._watching = [asyncio.ensure_future(job) for job in jobs]
 

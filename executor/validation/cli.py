@@ -14,6 +14,7 @@ import typer
 from executor.options import JsonAlone, Model, OwnDevice
 from superinfer.errors import ConfigError
 from superinfer.lab.options import NoPlots
+from superinfer.lab.terminal import say
 
 if TYPE_CHECKING:
     from executor.validation.validate import Outcome
@@ -74,10 +75,10 @@ def validate(
     more = _words(option or ())
     chosen = ("--model", model or TINY, "--device", device or default_device(), *more)
     wish = Wish(trace, profile, names, chosen, repeats, out)
-    outcomes = validate_all(wish, lambda text: print(text, file=sys.stderr))
+    outcomes = validate_all(wish, say)
     if not no_plots:
         for outcome in outcomes:
-            print(f"picture in {outcome.plot(out)}", file=sys.stderr)
+            say(f"picture in {outcome.plot(out)}")
     _show(outcomes, max_error, as_json)
     if max_error is not None and not gate(outcomes, max_error):
         raise typer.Exit(GATE)

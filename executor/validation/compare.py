@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from statistics import median
-from typing import Any, TypeGuard
+from typing import Any
+
+from superinfer.settings import is_number
 
 Summary = Mapping[str, Any]
 
@@ -86,10 +88,11 @@ def compare(device: Summary, simulated: Summary) -> list[Metric]:
 def _metrics(service_class: str, device: Summary, simulated: Summary) -> Iterator[Metric]:
     times = [f"{statistic}_{time}_ms" for time in TIMES for statistic in STATISTICS]
     for name in (*times, *COUNTS):
-        pair = [float(v) if _number(v := side.get(name)) else None for side in (device, simulated)]
+        values = (side.get(name) for side in (device, simulated))
+        pair = [float(value) if is_number(value) else nan for value in values]
         wanted = 1 if _judged(name, service_class) is not None else 2
-        if len(pair) - pair.count(None) >= wanted:
-            yield Metric(name, service_class, *(nan if v is None else v for v in pair))
+        if sum(map(isfinite, pair)) >= wanted:
+            yield Metric(name, service_class, *pair)
 
 
 def middle(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -107,21 +110,17 @@ def middle(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 def _middle_of(values: list[Any]) -> Any:
     """The median of numbers, None where some runs lack it, and the first of anything else."""
-    numbers = [value for value in values if _number(value)]
+    numbers = [value for value in values if is_number(value)]
     if len(numbers) == len(values):
         return median(numbers)
     return None if numbers else values[0]
-
-
-def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def extent(summaries: Sequence[Summary], name: str) -> tuple[float, float] | None:
     """Smallest and largest of a number over those runs of the same thing that have it; None without
     any.
     """
-    values = [float(value) for summary in summaries if _number(value := summary.get(name))]
+    values = [float(value) for summary in summaries if is_number(value := summary.get(name))]
     return (min(values), max(values)) if values else None
 
 

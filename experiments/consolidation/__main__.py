@@ -28,9 +28,10 @@ from experiments.consolidation.table import page
 from experiments.studykit.options import at_least, study_options
 from experiments.studykit.reading import exit_code_of
 from experiments.studykit.record import SIMULATED, made_by, write_result
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from superinfer.lab.results import Run
 from superinfer.lab.studies.bisect import Fewest
+from superinfer.lab.terminal import say
 
 RESULTS = SIMULATED / "consolidation"
 CACHE = Path("runs") / "consolidation"

@@ -22,8 +22,9 @@ from experiments.headline.workloads import WORKLOADS
 from experiments.studykit.options import some_of, study_options
 from experiments.studykit.reading import earlier_parts, exit_code_of
 from experiments.studykit.record import SIMULATED, made_by, write_result
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.terminal import say
 
 RESULTS = SIMULATED / "headline"
 VERSION = 1

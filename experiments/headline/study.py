@@ -18,11 +18,12 @@ from experiments.headline.settings import (
 )
 from experiments.headline.workloads import HERE, Workload
 from experiments.scenarios.arms import Arm
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from sim.run import build_engine
 from superinfer.errors import SuperInferError
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.studies.bisect import LoadSearch
+from superinfer.lab.terminal import say
 
 Part = dict[str, Any]
 SKEWS = (0.0, 1.0, 2.0)

@@ -38,8 +38,9 @@ from experiments.scenarios.tuning import (
 )
 from experiments.studykit.options import at_least, some_of
 from experiments.studykit.reading import exit_code_of, read_toml
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from superinfer.lab.results import Run
+from superinfer.lab.terminal import say
 
 FILE = HERE / "tuned.toml"
 CACHE = Path("runs") / "headline"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.scenarios.arms import Arm
 from experiments.studykit.kv_memory import fitting_tokens, with_kv_tokens
 from superinfer.lab.config import Config, load_config
 
@@ -24,19 +25,6 @@ BUDGET_BLOCKS = 2400
 DEFAULT, TUNED, REPO, VLT, ROTATING = "vllm", "vllm-1024", "lvf_repo", "lvf_vlt", "rotating"
 
 
-@dataclass(slots=True, frozen=True)
-class Arm:
-    """A scheduler with its settings."""
-
-    label: str
-    scheduler: str
-    settings: tuple[str, ...] = ()
-
-    def changed(self, label: str, *settings: str) -> Arm:
-        """The arm with more settings."""
-        return replace(self, label=label, settings=(*self.settings, *settings))
-
-
 _REPO = Arm(f"RotaSched, public code, budget {BUDGET_BLOCKS}", "rotasched")
 _VLT = Arm("RotaSched, lag rebuilt, alpha 1", "rotasched", ('scheduler.variant="lvf_vlt"',))
 ARMS: Mapping[str, Arm] = {
@@ -51,16 +39,16 @@ ARMS: Mapping[str, Arm] = {
         ),
     ),
     REPO: _REPO,
-    VLT: _VLT.changed("RotaSched, lag rebuilt, alpha 0.5", "scheduler.alpha=0.5"),
+    VLT: _VLT.with_settings("RotaSched, lag rebuilt, alpha 0.5", "scheduler.alpha=0.5"),
     ROTATING: Arm("rotating (ours), 1024 seqs", "rotating", ("scheduler.max_num_seqs=1024",)),
 }
 VARIANTS: Mapping[str, Arm] = {
     REPO: _REPO,
-    "budget 300": _REPO.changed("budget 300", "scheduler.budget_blocks=300"),
-    "budget 0": _REPO.changed("budget 0 (by force only)", "scheduler.budget_blocks=0"),
-    "no eager copies": _REPO.changed("no eager copies", "scheduler.eager=false"),
-    "layer first": _REPO.changed("layer first", 'scheduler.layout="layer_first"'),
-    "half duplex": _REPO.changed(
+    "budget 300": _REPO.with_settings("budget 300", "scheduler.budget_blocks=300"),
+    "budget 0": _REPO.with_settings("budget 0 (by force only)", "scheduler.budget_blocks=0"),
+    "no eager copies": _REPO.with_settings("no eager copies", "scheduler.eager=false"),
+    "layer first": _REPO.with_settings("layer first", 'scheduler.layout="layer_first"'),
+    "half duplex": _REPO.with_settings(
         "one direction at a time, before the step", "scheduler.full_duplex=false"
     ),
     "alpha 1": _VLT,

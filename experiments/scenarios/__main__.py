@@ -19,8 +19,9 @@ from experiments.scenarios.table import page
 from experiments.studykit.options import some_of, study_options
 from experiments.studykit.reading import earlier_parts, exit_code_of
 from experiments.studykit.record import PROFILE_70B, SIMULATED, made_by, write_result
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from superinfer.errors import SuperInferError
+from superinfer.lab.terminal import say
 
 RESULTS = SIMULATED / "scenarios"
 QUICK_RESULTS = Path("runs") / "scenarios-quick"

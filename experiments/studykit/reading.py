@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.complaints import complain
 
 Parts = dict[str, Any]
 Rehearse = Callable[[Path, Parts, Mapping[str, Any]], None]
@@ -24,8 +24,7 @@ def exit_code_of(main: Callable[[], int]) -> int:
     try:
         return main()
     except SuperInferError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return complain(str(error), error.exit_code)
 
 
 def data_folder() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from superinfer.lab import Study, largest_load, mean_at, run_study
 from superinfer.lab.config import Config
 from superinfer.lab.results import SUMMARY, Run
 from superinfer.lab.studies.bisect import LoadSearch, Probe
+from superinfer.lab.terminal import say
 
 RUNNER = "sim.studies.compare:simulate_into"
 
@@ -73,8 +73,3 @@ def with_totals(run: Run) -> Run:
         "total_rejected": int((requests["state"] == "rejected").sum()),
     }
     return replace(run, summary=summary | totals)
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)

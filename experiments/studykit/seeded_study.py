@@ -9,8 +9,12 @@ from typing import Any
 
 from experiments.studykit.options import study_options
 from experiments.studykit.record import SIMULATED, made_by, write_result
-from experiments.studykit.run_cache import RunCache, say
+from experiments.studykit.run_cache import RunCache
 from experiments.tables.parts import Numbers
+from superinfer.lab.terminal import say
+
+VERSION = 1
+"""Of the form of `summary.json`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,8 +36,6 @@ class SeededStudy:
     """Draws the picture into a folder."""
     rests_on: Callable[[int], Numbers]
     """With so many seeds, what the numbers rest on beside the command, versions and sources."""
-    version: int = 1
-    """Of the form of `summary.json`."""
 
     def main(self) -> int:
         """Run everything and write the files."""
@@ -49,5 +51,5 @@ class SeededStudy:
 
     def write(self, out: Path, found: Numbers, rests_on: Numbers) -> None:
         """The files of the result: `summary.json`, `results.md` and the picture."""
-        summary = {"version": self.version, "made_by": rests_on, **found}
+        summary = {"version": VERSION, "made_by": rests_on, **found}
         self.draw(write_result(out, summary, self.page), out)

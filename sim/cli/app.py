@@ -34,12 +34,9 @@ from sim.cli.report import report
 from sim.cli.sensitivity import sensitivity
 from sim.cli.sweep import sweep
 from sim.cli.tune import tune
-from superinfer.errors import SuperInferError
-from superinfer.lab.complaints import close_stdout, complain, complain_of_usage, reason_of
+from superinfer.lab.complaints import run_program
 from superinfer.lab.options import AsJson, NoPlots, Scheduler
 from traces.cli.app import app as traces_app
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Simulate LLM serving: schedulers, KV memory and SLOs on real traces.",
@@ -153,22 +150,7 @@ def main() -> None:
     _mend_streams()
     if os.getcwd() not in sys.path:  # for schedulers given as package.module:Class
         sys.path.append(os.getcwd())
-    try:
-        code = int(app(prog_name="superinfer-sim", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except SuperInferError as error:
-        code = complain(str(error), error.exit_code)
-    except (OSError, MemoryError) as error:
-        code = complain(reason_of(error), 1)
-        close_stdout()
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        code = complain_of_usage(error, "superinfer-sim")
-    if code == INTERRUPTED:
-        print("interrupted", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(run_program(app, "superinfer-sim"))
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from superinfer.lab.complaints import complain
 from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
+from superinfer.lab.terminal import say
 from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
 
@@ -47,6 +47,6 @@ def check_policy(
     else:
         print_table(findings_table(found))
     for note in told_once(found, "unfit"):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     code = max((complain(fault, 1) for fault in told_once(found, "fault")), default=0)
     raise typer.Exit(code)

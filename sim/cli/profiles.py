@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from superinfer.lab.terminal import say
 from superinfer.outputs import check_writable
 from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
@@ -80,7 +80,7 @@ def show(
 
     found = report.find_profile(profile)
     for note in found.notes:
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     if as_json:
         print_out(json.dumps(report.full_json(found), indent=2))
         return

@@ -16,11 +16,9 @@ from sim.commands import (
     default_run_folder,
     read_workload,
     simulated,
-    write_pages,
 )
 from sim.notices import (
     as_points,
-    say,
     say_of_cut,
     say_of_letters,
     say_of_parts,
@@ -43,9 +41,11 @@ from superinfer.lab.numbers import mean_summary
 from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.progress import showing_progress
+from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
+from superinfer.lab.terminal import say
 from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from traces.printing import print_out, print_table
 
@@ -75,6 +75,21 @@ def simulate_into(config: Config, folder: Path) -> None:
     Simulate()(config, folder)
 
 
+def check_arms(arms: Arms, out: Path | None, seeds: int) -> None:
+    """Meet every fault that needs no trace before the trace is read."""
+    if out is not None:
+        check_folder(out)
+    kv_tokens = {}
+    for name, config in arms.items():
+        warn_of_notes(config)
+        with in_arm(name):
+            kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
+    say_of_parts(as_points(arms))
+    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
+        say(line)
+    check_seeds(next(iter(arms.values())).run, seeds)
+
+
 def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: int = 0) -> int:
     """Run several configurations on one workload; returns the exit code.
 
@@ -84,7 +99,7 @@ def compare_command(arms: Arms, options: RunOptions, seeds: int = 1, workers: in
     the number of processes (0: one per core).
     """
     first = next(iter(arms.values()))
-    _check(arms, options, seeds)
+    check_arms(arms, options.out, seeds)
     stdin = kept_stdin(first)
     workload = read_workload(first)
     say_of_points(as_points(arms), workload)
@@ -139,24 +154,6 @@ def write_compare_pages(
     write_compare_plot(runs, root / PICTURE)
     first = [(name, each[0].folder) for name, each in runs.items()]
     write_compare_report(first, root / REPORT_HTML, _reported(runs, found))
-
-
-# -- checks ---------------------------------------------------------------------------------------
-
-
-def _check(arms: Arms, options: RunOptions, seeds: int) -> None:
-    """Meet every fault that needs no trace before the trace is read."""
-    if options.out is not None:
-        check_folder(options.out)
-    kv_tokens = {}
-    for name, config in arms.items():
-        warn_of_notes(config)
-        with in_arm(name):
-            kv_tokens[name] = kv_tokens_of(build_engine(config)[0])
-    say_of_parts(as_points(arms))
-    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
-        say(line)
-    check_seeds(next(iter(arms.values())).run, seeds)
 
 
 # -- the study of a comparison --------------------------------------------------------------------

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sim.commands import check_folder
-from sim.notices import say
 from superinfer.errors import ConfigError
 from superinfer.lab.results import SUMMARY
 from superinfer.lab.studies.study import Study
+from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 
 STUDY = ".study"

@@ -19,7 +19,6 @@ from typing import Any
 from sim.commands import check_folder, default_run_folder, read_workload, simulated
 from sim.notices import (
     as_point,
-    say,
     say_of_pairs,
     say_of_points,
     warn_of_blocks,
@@ -44,6 +43,7 @@ from superinfer.lab.results import write_run
 from superinfer.lab.studies.bisect import Fewest
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.targets import KINDS, outcomes
+from superinfer.lab.terminal import say
 from superinfer.metrics import RunMetrics
 from traces.printing import print_out, print_table
 from traces.workload import Workload

@@ -15,27 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import as_points, say, say_of_parts, say_of_points, warn_of_notes
+from sim.commands import default_run_folder, read_workload
+from sim.notices import as_points, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
-from sim.studies.compare import STDIN, Simulate, warn_of_worst
+from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
 from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
 from sim.studies.known_metrics import check_known
-from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.seeds import seeds_from
+from sim.studies.sensitivity_page import sensitivity_table
 from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import higher_is_better
-from superinfer.lab.pictures.tornado import Bar, sensitivity_table, write_tornado
+from superinfer.lab.pictures.tornado import write_tornado
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
+from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table
@@ -105,7 +105,9 @@ def _chosen(arms: Arms, question: Question) -> dict[str, dict[str, Vary]]:
     """By part, the variation of every arm that has it: profiles may have different kernels."""
     found: dict[str, dict[str, Vary]] = {}
     for name, config in arms.items():
-        for part, vary in variations(build_engine(config)[1]).items():
+        with in_arm(name):
+            known = variations(build_engine(config)[1])
+        for part, vary in known.items():
             found.setdefault(part, {})[name] = vary
     names = [*(part for part in found if part not in NOT_KERNELS), *NOT_KERNELS]
     for part in question.parts:
@@ -149,20 +151,8 @@ def _check(arms: Arms, question: Question) -> Config:
     """Meet every fault before the trace is read; the first configuration."""
     if len(arms) != 2:
         raise ConfigError(f"sensitivity: expected two schedulers or arms, got {', '.join(arms)}")
-    if question.out is not None:
-        check_folder(question.out)
-    kv_tokens = {}
-    for name, config in arms.items():
-        warn_of_notes(config)
-        with in_arm(name):
-            engine, cost = build_engine(config)
-            variations(cost)
-        kv_tokens[name] = kv_tokens_of(engine)
-    say_of_parts(as_points(arms))
-    for line in filter(None, (unequal_memory(arms, kv_tokens), unequal_release(arms))):
-        say(line)
+    check_arms(arms, question.out, question.seeds)
     _chosen(arms, question)
-    check_seeds(next(iter(arms.values())).run, question.seeds)
     return next(iter(arms.values()))
 
 
@@ -180,13 +170,12 @@ def _conclude(names: Sequence[str], question: Question, runs: Runs, root: Path) 
     metric = _metric(question, [runs[name, "", ""] for name in names])
     outcome = outcome_of(names, metric, question, runs)
     write_outcome(root / RESULT, json.dumps(outcome, indent=2))
-    bars = [Bar.of(each) for each in outcome["parts"]]
     if question.as_json:
         print_out(json.dumps(outcome, indent=2))
     else:
-        print_table(sensitivity_table(outcome, bars))
+        print_table(sensitivity_table(outcome))
     if question.plots:
-        write_tornado(outcome, bars, root)
+        write_tornado(outcome, root)
     say(f"results in {root}")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from sim.commands import read_workload, window_of
-from sim.notices import as_point, say, say_of_parts, say_of_points, warn_of_notes
+from sim.notices import as_point, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine, run_simulation
 from sim.studies.suggest_page import (
     attainments,
@@ -44,6 +44,7 @@ from superinfer.lab.studies.targets import (
     propose,
     relax,
 )
+from superinfer.lab.terminal import say
 from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing

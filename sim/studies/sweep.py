@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import Points as Named
-from sim.notices import say, say_of_parts, say_of_points, warn_of_absent_classes
+from sim.notices import say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
 from sim.studies.compare import idle_window, warn_of_worst
@@ -34,6 +34,7 @@ from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
+from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 from traces.printing import print_out, print_table
 

@@ -16,7 +16,6 @@ from typing import Any
 from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import (
     as_point,
-    say,
     say_of_parts,
     say_of_points,
     warn_of_absent_classes,
@@ -41,6 +40,7 @@ from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.space import Space, check_space, derived_space, read_space
 from superinfer.lab.studies.study import Study
 from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
+from superinfer.lab.terminal import say
 from superinfer.outputs import check_writable, replacing
 from traces.printing import print_out, print_table
 from traces.workload import Workload

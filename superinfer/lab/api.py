@@ -98,12 +98,11 @@ def plot_latency_cdf(
     line per run, over all requests or those of `slo_class`. Raises ConfigError for another metric,
     or a class that a run does not have.
     """
-    from superinfer.lab.pictures.parts import cdf_panel
+    from superinfer.lab.pictures.parts import latency_panel
 
     shown = latency_curves(plot_data_of(runs), metric, slo_class)
     axes = given_or_new(axes)
-    cdf_panel(axes, shown.title, shown.curves, shown.targets)
-    axes.set_ylabel(shown.of)
+    latency_panel(axes, shown)
     return with_legend(axes, legend)
 
 

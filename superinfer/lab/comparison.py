@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from superinfer.errors import InputError
+from superinfer.lab.json_files import read_json
 from superinfer.lab.results import SUMMARY, Run, load_run
-from superinfer.pipes import refuse_pipe
 
 COMPARISON = "comparison.json"
 
@@ -34,18 +34,14 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     where `comparison.json` or the summary of a run is missing or bad.
     """
     folder = Path(folder)
-    path = folder / COMPARISON
-    refuse_pipe(path)
-    try:
-        arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+
+    def loaded(found: Any) -> dict[str, list[Run]]:
         return {
-            name: [load_run(folder / run["folder"]) for run in runs] for name, runs in arms.items()
+            name: [load_run(folder / run["folder"]) for run in runs]
+            for name, runs in found["arms"].items()
         }
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"expected a comparison here: {reason}", file=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError("expected what `compare` writes", file=str(path)) from None
+
+    return read_json(folder / COMPARISON, loaded, "what `compare` writes")
 
 
 def _results(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What a command line says of a mistake: one line on standard error."""
+"""What a command line says of a mistake, one line on standard error, and its exit code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,38 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
+from superinfer.errors import SuperInferError
 from superinfer.lab.terminal import printable
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended."""
+
+
+def run_program(command: Callable[..., Any], program: str) -> int:
+    """Run the command line of a program, which Typer made, and return the exit code; a mistake of
+    the user's is told in one line.
+    """
+    import typer
+
+    try:
+        code = int(command(prog_name=program, standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except SuperInferError as error:
+        code = complain(str(error), error.exit_code)
+    except (OSError, MemoryError) as error:
+        code = complain(reason_of(error), 1)
+        close_stdout()
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = complain_of_usage(error, program)
+    if code == INTERRUPTED:  # which Typer makes of Ctrl-C, or a command that had something to write
+        print("interrupted", file=sys.stderr)
+    return code
 
 
 def complain(message: str, code: int) -> int:

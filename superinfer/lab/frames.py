@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from superinfer.errors import ConfigError
-from superinfer.lab.numbers import mean_number
+from superinfer.lab.numbers import column_of, mean_number
 from superinfer.lab.pictures.latency_curves import check_latency
 from superinfer.lab.results import Run
 from superinfer.lab.run_sources import Arms, Source, Sources, arms_of, run_of
@@ -52,7 +52,7 @@ def summary_frame(
         for group in _groups(seeds, by)
     }
     _check_keys(rows.values(), keys, arms)
-    index = pd.MultiIndex.from_tuples(rows, names=["run", _SINGULAR[by]])
+    index = pd.MultiIndex.from_tuples(rows, names=["run", column_of(by) if by else ""])
     frame = pd.DataFrame(list(rows.values()), index=index, columns=list(keys), dtype=float)
     return frame if by else frame.droplevel(1)
 
@@ -87,7 +87,6 @@ def quantile_frame(
     return pd.DataFrame.from_dict(found, orient="index", columns=columns)
 
 
-_SINGULAR = {None: "", "classes": "class", "tenants": "tenant"}
 _LABELS = {"median": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
 
 

@@ -7,10 +7,10 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from superinfer.errors import ConfigError
+from superinfer.lab.numbers import close_keys
 
 AFTERWARDS = ("counters.", "load.", "run.")
 """Sections of a summary whose keys depend on what happened and on how requests were sent."""
@@ -89,8 +89,7 @@ def look_up(summary: Mapping[str, Any], key: str) -> float | None:
     """The number under a dotted key; names of classes and tenants may contain dots themselves."""
     numbers = dict(_numbers(summary))
     if key not in numbers:
-        close = get_close_matches(key, numbers, n=3, cutoff=0.6)
-        hint = f"; close: {', '.join(close)}" if close else ""
+        hint = close_keys(key, numbers)
         raise ConfigError(f"--require: no number called {key!r} in the summary{hint}")
     return numbers[key]
 

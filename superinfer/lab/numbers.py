@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,21 @@ def column_of(section: str) -> str:
 
 def number(summary: Summary, metric: str) -> float | None:
     """A number by its key; None where it is null or absent."""
-    section, name, key = split_metric(metric)
-    group = (summary.get(section) or {}).get(name) or {} if section else summary
+    group, key = _place_of(summary, metric)
     value = group.get(key)
     return value if isinstance(value, int | float) else None
+
+
+def has_number(summary: Summary, metric: str) -> bool:
+    """Whether there is a place for such a number, which may be null."""
+    group, key = _place_of(summary, metric)
+    return key in group and isinstance(group[key], int | float | None)
+
+
+def close_keys(key: str, known: Iterable[str]) -> str:
+    """What a key that is not known may have been meant to be: the end of a message, or nothing."""
+    close = get_close_matches(key, known, 3)
+    return f"; close: {', '.join(close)}" if close else ""
 
 
 def digits(value: float, count: int = 4) -> str:
@@ -67,3 +79,9 @@ def mean_summary(summaries: Sequence[Summary]) -> dict[str, Any]:
         names = [name for name in classes[0] if all(name in each for each in classes)]
         found["classes"] = {name: mean_summary([each[name] for each in classes]) for name in names}
     return found
+
+
+def _place_of(summary: Summary, metric: str) -> tuple[Summary, str]:
+    """The summary, or the class or tenant in it, and the key there."""
+    section, name, key = split_metric(metric)
+    return (summary.get(section) or {}).get(name) or {} if section else summary, key

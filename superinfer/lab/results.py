@@ -216,12 +216,13 @@ def _made(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _frame(path: Path) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow as pa  # type: ignore[import-untyped]
 
     table = read_table(path)
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_pandas_types().get)
+    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     stored = table.schema.metadata or {}
     frame.attrs = {name: int(stored[name.encode()]) for name in _SIZES if name.encode() in stored}
-    return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+    return frame
 
 
 def _values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
@@ -231,13 +232,6 @@ def _values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
         values = values.copy()
         values[column.isna().to_numpy()] = None
     return values
-
-
-def _pandas_types() -> dict[Any, Any]:
-    import pandas as pd
-    import pyarrow as pa  # type: ignore[import-untyped]
-
-    return {pa.bool_(): pd.BooleanDtype()}
 
 
 def _settle(staged: Path, folder: Path) -> Path:

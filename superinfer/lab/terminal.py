@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 from unicodedata import category
 
@@ -14,3 +15,8 @@ def printable(text: str) -> str:
     the direction of writing: these are shown as Python writes them.
     """
     return "".join(ascii(c)[1:-1] if category(c) == "Cc" or c in _TURNING else c for c in text)
+
+
+def say(text: str) -> None:
+    """A line for the user, apart from the result."""
+    print(printable(text), file=sys.stderr)

@@ -21,10 +21,12 @@ torch = pytest.importorskip("torch")
 
 from executor_runs import LLAMA, call
 
+from executor import cli
 from executor.models.text import Text
 from executor.steps.runner import Runner
 from superinfer import COMPILED
 from superinfer.costs import list_profiles, load_profile, load_shape, write_profile
+from superinfer.lab import complaints
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
@@ -470,3 +472,29 @@ def test_text_that_ends_an_answer_is_not_printed():
     assert "".join(told) == "the "
     text.finish()
     assert "".join(told) == "the EN"
+
+
+MISSING = "is missing: pip install 'superinfer"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ModuleNotFoundError("no", name="torch.cuda"), 2, f"torch.cuda {MISSING}[exec]'"),
+        (ModuleNotFoundError("no", name="uvicorn"), 2, f"uvicorn {MISSING}[exec,server]'"),
+        (MemoryError(), 1, "out of memory"),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    line: str,
+) -> None:
+    def refused(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "application", lambda: refused)
+    monkeypatch.setattr(complaints, "close_stdout", lambda: None)
+    assert call(monkeypatch, capsys, "run") == (code, "", f"error: {line}\n")

@@ -22,9 +22,9 @@ from experiments.rotasched.settings import (
     SWEEPS,
     TUNED,
     VARIANTS,
-    Arm,
     config_of,
 )
+from experiments.scenarios.arms import Arm
 from sim.run import build_engine, run_simulation
 from sim.studies.arms import WORKLOAD_KEYS
 from sim.workload import load_workload

@@ -7,7 +7,6 @@ values that the blocks stand for, without the code under test.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -364,10 +363,3 @@ def dense(
     if causal:
         scores = scores.masked_fill(distance > 0, -torch.inf)
     return torch.einsum("hrt,thd->rhd", scores.softmax(-1), values)
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what is expected; NaN counts as infinite."""
-    scale = float(expected.double().norm()) or 1.0
-    norm = float((found.double() - expected.double()).norm()) / scale
-    return float("inf") if math.isnan(norm) else norm

@@ -40,6 +40,11 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert difference(found, expected) <= TOLERANCE[found.dtype]
 
 
+def product_by_hand(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """A product with 8-bit weights that have a scale per row, in float64."""
+    return x.double() @ (weight.double() * scales.double()[:, None]).T
+
+
 def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,7 @@ def test_other_columns_and_other_files(path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match="expected what `cache-study --json` prints"):
             load_cache_study(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="expected a file, got a pipe"):
+        load_cache_study(path)

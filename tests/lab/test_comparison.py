@@ -62,7 +62,7 @@ def test_arms_of_a_comparison_come_in_order_with_their_seeds(tmp_path: Path) -> 
 
 
 def test_what_is_no_comparison(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a comparison here: No such file"):
+    with pytest.raises(InputError, match="cannot read: No such file"):
         load_comparison(tmp_path)
     broken = ("{", "{}", "[]", '{"arms": {"a": [{}]}}', '{"arms": []}', "[" * 100_000)
     for text in broken:

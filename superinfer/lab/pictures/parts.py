@@ -21,8 +21,8 @@ from matplotlib.ticker import (
 )
 
 from superinfer.lab.metric_names import Summary
-from superinfer.lab.pictures.data import Curve, PlotData
-from superinfer.lab.pictures.latency_curves import latency_curves
+from superinfer.lab.pictures.data import Curve
+from superinfer.lab.pictures.latency_curves import LatencyCurves
 from superinfer.records.run import Floats
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -111,9 +111,8 @@ def cdf_panel(
     _mark_targets(axes, curves, targets)
 
 
-def latency_panel(axes: Axes, data: PlotData, key: str) -> None:
-    """The CDF of `ttft`, `itl` or `e2el` of a run, one line per class."""
-    shown = latency_curves({data.name: data}, key)
+def latency_panel(axes: Axes, shown: LatencyCurves) -> None:
+    """A latency as CDF, and what is counted at its side."""
     cdf_panel(axes, shown.title, shown.curves, shown.targets)
     axes.set_ylabel(shown.of)
 

@@ -1,4 +1,4 @@
-"""The outcome of a sensitivity study: a table, and a tornado plot."""
+"""The picture of a sensitivity study: a tornado plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from superinfer.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from rich.table import Table
 
 PICTURES = ("tornado.png", "tornado.svg")
 MOST_BARS = 20
@@ -20,7 +19,6 @@ MOST_BARS = 20
 FAR_ZERO = 1.5
 """Of the width of all bars: further away than that no difference is not drawn."""
 _RED = "red: no difference"
-_SURVIVES = {True: "yes", False: "NO", None: "does not apply"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,7 @@ class Bar:
     part: str
     faster: float | None
     slower: float | None
-    survives: bool | None
-    """None where the part changes nothing."""
+    survives: bool
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Bar:
@@ -40,56 +37,14 @@ class Bar:
         return cls(entry["part"], faster, slower, entry["survives"])
 
 
-def sensitivity_table(outcome: Mapping[str, Any], bars: Sequence[Bar]) -> Table:
-    """One row per part, the part that matters most first."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    one, other = outcome["schedulers"]
-    per_cent = f"{100 * outcome['by']:g} %"
-    base = outcome["base"]
-    title = f"{outcome['metric']}: {other} less {one}, as it is {_number(base['difference'])}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title))
-    for name in ("Part", f"-{per_cent}", f"+{per_cent}", "Winner at", "Survives"):
-        table.add_column(name)
-    for bar, entry in zip(bars, outcome["parts"], strict=True):
-        winners = [entry[key]["winner"] or "tie" for key in ("faster", "slower")]
-        named = winners[0] if winners[0] == winners[1] else " / ".join(winners)
-        table.add_row(
-            bar.part,
-            *(_number(value) for value in (bar.faster, bar.slower)),
-            Text(named),
-            _SURVIVES[bar.survives],
-        )
-    table.caption = Text(conclusion(outcome))
-    table.caption_justify = "left"
-    return table
-
-
-def conclusion(outcome: Mapping[str, Any]) -> str:
-    """Whether the winner stays the winner, in one sentence."""
-    winner = outcome["base"]["winner"]
-    parts, per_cent = outcome["parts"], f"{100 * outcome['by']:g} %"
-    if winner is None:
-        return f"The two do not differ in {outcome['metric']}: nothing to survive."
-    broken = [entry["part"] for entry in parts if entry["survives"] is False]
-    if not broken:
-        count = sum(entry["survives"] is True for entry in parts)
-        idle = [entry["part"] for entry in parts if entry["survives"] is None]
-        without = f" Nothing here depends on: {', '.join(idle)}." if idle else ""
-        return f"{winner} is better under every error of {per_cent} of {count} parts.{without}"
-    return f"{winner} is better, but not under an error of {per_cent} of: {', '.join(broken)}."
-
-
-def write_tornado(outcome: Mapping[str, Any], bars: Sequence[Bar], folder: Path) -> list[Path]:
+def write_tornado(outcome: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the picture as PNG and SVG; returns the paths."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    shown = [bar for bar in bars if bar.survives is not None][:MOST_BARS]
-    figure = Figure(figsize=(9, 1.6 + 0.3 * max(len(shown), 3)), layout="constrained")
-    tornado_panel(figure.subplots(), outcome, shown)
+    bars = [Bar.of(each) for each in outcome["parts"] if each["survives"] is not None][:MOST_BARS]
+    figure = Figure(figsize=(9, 1.6 + 0.3 * max(len(bars), 3)), layout="constrained")
+    tornado_panel(figure.subplots(), outcome, bars)
     paths = [folder / name for name in PICTURES]
     for path in paths:
         # Without a date and a random salt the same outcome gives the same bytes.
@@ -133,7 +88,3 @@ def _zero_words(low: float, high: float) -> str:
     if span > 0.0 and not low - FAR_ZERO * span <= 0.0 <= high + FAR_ZERO * span:
         return f"0, no difference, is far to the {'left' if low > 0.0 else 'right'}"
     return _RED
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4g}"

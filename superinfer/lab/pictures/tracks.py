@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from superinfer.errors import InputError
+from superinfer.lab.json_files import read_json
 from superinfer.lab.pictures.parts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, label
 from superinfer.lab.timelines.stories import (
     DECODE,
@@ -90,10 +90,7 @@ def _marks(axes: Axes, row: int, events: Iterable[TraceEvent]) -> set[str]:
 
 def tracks_of(timeline: Path, most: int) -> dict[str, list[TraceEvent]]:
     """Events of the first `most` requests, by the name of their track."""
-    try:
-        events = json.loads(timeline.read_bytes())["traceEvents"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{timeline}: expected a timeline as --timeline writes it") from None
+    events = read_json(timeline, itemgetter("traceEvents"), "a timeline as --timeline writes it")
     tracks: dict[tuple[int, int], list[TraceEvent]] = {}
     for event in events:
         if "tid" in event and event.get("pid", 0) % PROCESSES == REQUESTS:

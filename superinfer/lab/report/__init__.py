@@ -23,6 +23,15 @@ def write_report(source: Run | Path | str) -> Path:
     return _write(run.folder / REPORT_HTML, run_page(run))
 
 
+def write_pages(folder: Path) -> None:
+    """Write the pictures and the report of a result folder into it."""
+    from superinfer.lab.pictures.figures import write_plots
+
+    run = load_run(folder)
+    write_plots(run, folder)
+    write_report(run)
+
+
 def write_compare_report(
     runs: Sequence[tuple[str, Path]], path: Path, differences: Iterable[Difference] = ()
 ) -> Path:

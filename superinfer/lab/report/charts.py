@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from superinfer.lab.pictures.canvas import legend_below
 from superinfer.lab.pictures.data import LATENCIES, PlotData
+from superinfer.lab.pictures.latency_curves import latency_curves
 from superinfer.lab.report.html import Html, figure
 from superinfer.lab.report.svg import inline_svg
 from superinfer.lab.report.values import COMPARE_ROWS, number, shown
@@ -47,7 +48,7 @@ def latency(data: PlotData, key: str) -> Html:
     from superinfer.lab.pictures import parts
 
     drawn, axes = _panel(_SMALL)
-    parts.latency_panel(axes, data, key)
+    parts.latency_panel(axes, latency_curves({data.name: data}, key))
     _line_legend(drawn, data.classes())
     title, of, _ = LATENCIES[key]
     groups = data.summary.get("classes") or {}

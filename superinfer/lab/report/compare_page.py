@@ -12,7 +12,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
 from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.metric_names import Summary
-from superinfer.lab.numbers import number
+from superinfer.lab.numbers import column_of, number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import REPORT_HTML, charts
@@ -243,7 +243,7 @@ def _groups(data: Mapping[str, PlotData], kind: str, known: Known) -> list[Conte
         groups = {run: (f.summary.get(kind) or {}).get(name) or {} for run, f in data.items()}
         columns = [_cells(key, f"{kind}.{name}.{key}", groups, known) for key in shown_rows]
         rows += [[name, run, *cells] for run, *cells in zip(data, *columns, strict=True)]
-    one = {"classes": "class", "tenants": "tenant"}[kind]
+    one = column_of(kind)
     return [table(f"Metrics by {one} and run", (one, "run", *shown_rows.values()), rows, words=2)]
 
 

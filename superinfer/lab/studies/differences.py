@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.metric_names import COMPARE_ROWS, Summary
-from superinfer.lab.numbers import mean_number, number, split_metric
+from superinfer.lab.numbers import close_keys, has_number, mean_number, number
 from superinfer.lab.results import Run
 from superinfer.lab.studies.intervals import Interval, mean_interval
 from superinfer.lab.studies.paired import RequestRows, interval_of, too_few
@@ -117,15 +116,13 @@ def check_metrics(arms: Arms, metrics: Sequence[str]) -> None:
     """ConfigError for a metric that no run's summary has a place for."""
     summaries = [run.summary for runs in arms.values() for run in runs]
     for metric in metrics:
-        if not any(_has(summary, metric) for summary in summaries):
+        if not any(has_number(summary, metric) for summary in summaries):
             raise _unknown(metric, {key for summary in summaries for key in summary})
 
 
 def check_metric(metric: str, summary: Summary) -> None:
     """ConfigError for a metric that summaries like this one have no place for."""
-    section, name, key = split_metric(metric)
-    group = (summary.get(section) or {}).get(name) or {} if section else summary
-    if key not in group or not isinstance(group[key], int | float | None):
+    if not has_number(summary, metric):
         raise _unknown(metric, set(summary))
 
 
@@ -184,12 +181,5 @@ def _reference(arms: Arms, reference: str | None) -> tuple[str, Sequence[Run]]:
 
 
 def _unknown(metric: str, known: set[str]) -> ConfigError:
-    close = get_close_matches(metric, known, 3)
-    hint = f"; close: {', '.join(close)}" if close else ""
-    return ConfigError(f"expected a number of the summary, got {metric!r}{hint}")
-
-
-def _has(summary: Summary, metric: str) -> bool:
-    if number(summary, metric) is not None:
-        return True
-    return metric in summary and summary[metric] is None
+    expected = f"expected a number of the summary, got {metric!r}"
+    return ConfigError(f"{expected}{close_keys(metric, known)}")

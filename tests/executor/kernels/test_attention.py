@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernelkit.cases import DecodeCase, PrefillCase, blocks_of, decode_case, error, prefill_case
+from kernelkit.cases import DecodeCase, PrefillCase, blocks_of, decode_case, prefill_case
+from kernelkit.dense import difference
 from torch import Tensor
 
 from executor.kernels import decode_attention as triton_decode
@@ -43,7 +44,7 @@ def close(attention: Attention, case: DecodeCase | PrefillCase) -> bool:
     found = attention(*case.arguments)
     assert found.dtype == case.q.dtype
     assert found.shape == case.q.shape
-    return error(found, case.expected) < LIMITS[case.q.dtype]
+    return difference(found, case.expected) < LIMITS[case.q.dtype]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernelkit.cases import Memory, error
+from kernelkit.cases import Memory
+from kernelkit.dense import difference
 from torch import Tensor
 
 from executor.kernels import requantise as triton_requantise
@@ -85,11 +86,11 @@ def test_rotated_keys_and_values_land_in_their_slots(
         given.q, given.k, given.v, cos, sin, given.positions, given.arena, form, 1,
         given.offsets, given.slots,
     )  # fmt: skip
-    assert error(given.q, q) < LIMITS[dtype]
+    assert difference(given.q, q) < LIMITS[dtype]
     for row in range(9):
         for head in range(form.kv_heads):
             key, value = given.written(form, row, head)
-            assert error(key, k[row, head]) < LIMITS[dtype]
+            assert difference(key, k[row, head]) < LIMITS[dtype]
             assert torch.equal(value, v[row, head])
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernelkit.dense import close, codes, normal, poisoned
+from kernelkit.dense import close, codes, normal, poisoned, product_by_hand
 from torch import Tensor
 
 from executor.kernels import activation, early, linear, rms_norm
@@ -135,10 +135,6 @@ def test_activation_of_any_size(rows: int, n: int) -> None:
     x = normal(rows, 2 * n, dtype=torch.float32)
     with poisoned():
         close(activation.silu_mul(x), silu_by_hand(x))
-
-
-def product_by_hand(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    return x.double() @ (weight.double() * scales.double()[:, None]).T
 
 
 @products

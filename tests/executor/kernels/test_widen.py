@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernelkit.dense import close, codes, normal, poisoned
+from kernelkit.dense import close, codes, normal, poisoned, product_by_hand
 from torch import Tensor
 
 from executor.kernels import linear, widen
@@ -18,10 +18,6 @@ def drawn(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
     """Rows, codes and scales of a product whose outputs are about 1, scales far apart."""
     scales = (10.0 ** torch.linspace(-1, 1, n)) / (127 * k**0.5)
     return normal(m, k, dtype=dtype), codes(n, k), scales
-
-
-def by_hand(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    return x.double() @ (weight.double() * scales.double()[:, None]).T
 
 
 @few
@@ -48,7 +44,7 @@ def test_the_product_in_pieces(pieces: int, monkeypatch: pytest.MonkeyPatch) -> 
         found = widen.widened_product(x, weight, scales)
     assert asked == ([300] if pieces == 1 else [128, 128, 44])
     assert found.is_contiguous()
-    close(found, by_hand(x, weight, scales))
+    close(found, product_by_hand(x, weight, scales))
 
 
 def test_bfloat16_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +57,7 @@ def test_bfloat16_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     with poisoned():
         found = widen.widened_product(x, weight, scales)
     assert found.dtype == torch.bfloat16
-    close(found, by_hand(x, weight, scales))
+    close(found, product_by_hand(x, weight, scales))
 
 
 def test_pieces_are_powers_of_two_within_their_bytes() -> None:
@@ -75,15 +71,15 @@ def test_only_many_rows_of_16_bits_are_widened(monkeypatch: pytest.MonkeyPatch) 
 
     def noted(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         asked.append(len(x))
-        return by_hand(x, weight, scales).to(x.dtype)
+        return product_by_hand(x, weight, scales).to(x.dtype)
 
     monkeypatch.setattr(linear, "widened_product", noted)
     monkeypatch.setitem(widen.WIDEN_FROM, 90, None)
     cases = [drawn(m, 8, 32, dtype) for m in (63, 64) for dtype in (torch.float16, torch.float32)]
     for case in cases:
-        close(linear.linear_int8(*case), by_hand(*case))
+        close(linear.linear_int8(*case), product_by_hand(*case))
     assert asked == []
     monkeypatch.setitem(widen.WIDEN_FROM, 90, 64)
     for case in cases:
-        close(linear.linear_int8(*case), by_hand(*case))
+        close(linear.linear_int8(*case), product_by_hand(*case))
     assert asked == [64]

@@ -66,5 +66,5 @@ def test_what_is_no_timeline(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match="expected a timeline as --timeline writes it"):
         plot_requests(path)
-    with pytest.raises(InputError, match="expected a timeline"):
+    with pytest.raises(InputError, match="cannot read: No such file"):
         plot_requests(tmp_path / "none.json")

@@ -502,5 +502,6 @@ def test_a_search_goes_through_the_study(tmp_path: Path) -> None:
     assert begun == 2, "the second time it is only read"
     with pytest.raises(ConfigError, match="expected a number of the summary, got 'mean_ttft'"):
         mean_at(one, "mean_ttft")(0.5)
+    assert math.isnan(mean_at(one, "classes.chat.p99_tpot_ms")(0.5)), "null has a place"
     with pytest.raises(ConfigError, match="expected a study of one arm, got plain, other, third"):
         mean_at(made, "mean_ttft_ms")

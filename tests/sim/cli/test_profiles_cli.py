@@ -141,6 +141,14 @@ def test_show_names_the_bad_field(tmp_path: Path, change: dict[str, Any], words:
     assert result.stderr == f"error: {path}: {words}\n"
 
 
+def test_show_warns_of_unknown_keys_without_steering_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(json.loads(list_profiles()[0].path.read_text()) | {"\x1b[31m": 1}))
+    result = run("show", path)
+    assert result.exit_code == 0
+    assert result.stderr == f"warning: {path}: ignored as unknown: \\x1b[31m\n"
+
+
 def test_show_suggests_the_name_that_was_meant() -> None:
     result = run("show", "h100_llama3.1-8b_tp1")
     assert result.exit_code == 2

@@ -17,17 +17,12 @@ from specs import document, write_spec
 from sim.run import build_engine
 from sim.studies import sensitivity
 from sim.studies.compare import simulate_into
+from sim.studies.sensitivity_page import conclusion, sensitivity_table
 from sim.studies.variations import Vary, variations
 from superinfer.costs import load_profile, write_profile
 from superinfer.costs.profile import HOST_TIMES, Kernel
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.pictures.tornado import (
-    Bar,
-    conclusion,
-    sensitivity_table,
-    tornado_panel,
-    write_tornado,
-)
+from superinfer.lab.pictures.tornado import Bar, tornado_panel, write_tornado
 from superinfer.lab.studies.study import Study, StudyResult
 
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
@@ -338,7 +333,7 @@ def outcome(**changes: Any) -> dict[str, Any]:
 
 def test_the_table_says_where_the_winner_changes() -> None:
     told = outcome()
-    shown = text(sensitivity_table(told, [Bar.of(each) for each in told["parts"]]), 100)
+    shown = text(sensitivity_table(told), 100)
     assert "a / b" in shown and "NO" in shown and "+1" in shown and "-0.5" in shown
     assert conclusion(told) == "a is better, but not under an error of 10 % of: gemm_o."
 
@@ -378,9 +373,8 @@ def test_bars_are_no_slivers_beside_a_zero_far_away(
 
 def test_the_same_outcome_gives_the_same_picture(tmp_path: Path) -> None:
     told = outcome()
-    bars = [Bar.of(each) for each in told["parts"]]
     pictures = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        pictures.append([path.read_bytes() for path in write_tornado(told, bars, tmp_path / name)])
+        pictures.append([path.read_bytes() for path in write_tornado(told, tmp_path / name)])
     assert pictures[0] == pictures[1]

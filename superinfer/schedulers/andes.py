@@ -268,11 +268,7 @@ class AndesScheduler(FcfsScheduler):
         elapsed_s = draft.now - seq.request.arrival_s
         given = draft.batch.output_tokens(seq) if running else seq.output_tokens
         expected = max(1.0, (elapsed_s + self.horizon_s - ttft_s) / tpot_s)
-        ahead = given > 0 and elapsed_s < ttft_s + given * tpot_s
-        if ahead and step_s <= tpot_s:
-            served = 1.0
-        else:
-            served = _quality(given + self.horizon_s / step_s, expected)
+        served = _quality(given + self.horizon_s / step_s, expected)
         if given:
             unserved = _quality(given, expected)
         else:

@@ -89,6 +89,22 @@ def test_thinned_samples_keep_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(thin.timeline, name)[-1] == getattr(whole.timeline, name)[-1]
 
 
+def test_what_a_prompt_finds_counts_when_it_first_comes_in() -> None:
+    """Of three prompts of 12 tokens the second finds the first two blocks of the first. The third
+    has to go when the others grow: that it asks for its own prompt again does not count.
+    """
+    ids = ((1, 2, 3), (1, 2, 4), (5, 6, 7))
+    jobs = [
+        request(i, 12, 0, float(i > 0), hash_ids=keys, hash_block_tokens=4)
+        for i, keys in enumerate(ids)
+    ]
+    engine = make_engine(FcfsScheduler(watermark=0.0), 10, prefix_caching=True)
+    BlockingDriver(engine, jobs, [12, 12, 12]).run()
+    record = engine.recorder.build(engine)
+    assert record.table.preemptions.sum() > 0
+    assert (record.prefix_query_tokens, record.prefix_hit_tokens) == (36, 8)
+
+
 def test_copies_that_are_taken_back_do_not_count() -> None:
     engine = make_engine(Wavering(), 100, host_blocks=100)
     BlockingDriver(engine, [request(i, 8, 0) for i in range(3)], [5, 6, 7]).run()

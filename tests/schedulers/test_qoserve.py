@@ -44,6 +44,16 @@ def test_timelines_forget_streams_that_are_over() -> None:
     assert timelines.budget_s(10.0, 4) == 494.0
 
 
+def test_a_timeline_moves_on_by_a_pace_a_step() -> None:
+    """Due at 100 s after 40 steps, a stream has got two tokens since: the next is due at 100.5 s.
+    A step may take until then, and never less than the pace.
+    """
+    timelines = Timelines()
+    timelines.add(Sequence(request(0, 1, 0)), 0.25, 100.0, 40)
+    assert timelines.budget_s(99.0, 42) == 1.5
+    assert timelines.budget_s(100.5, 42) == 0.25
+
+
 @pytest.mark.parametrize(
     ("alpha_ms_per_token", "expected"),
     [(0.0, ["A8 used 2", "B4 used 1"]), (1000.0, ["B4 A4 used 3", "A4 used 2"])],

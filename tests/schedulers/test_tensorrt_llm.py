@@ -469,7 +469,12 @@ def test_walking_the_whole_list_finds_the_same(monkeypatch: Any, seed: int, chun
             monkeypatch.setattr(Queues, "in_turn", property(lambda _: False))
         events: list[Any] = []
         jobs, answers = random_jobs(seed)
-        scheduler = trtllm("max_utilization", context_chunking=chunking, max_num_tokens=32)
+        scheduler = trtllm(
+            "max_utilization",
+            context_chunking=chunking,
+            max_num_tokens=32,
+            max_batch_size=4 if seed % 2 else 8,
+        )
         core = make_engine(scheduler, 16, sink=events.append, prefix_caching=True)
         BlockingDriver(core, jobs, answers).run()
         logs.append(events)

@@ -109,6 +109,13 @@ def test_chunked_prefill_starves_the_decodes_behind_it() -> None:
     ]
 
 
+def test_a_decode_for_which_the_budget_has_no_token_waits() -> None:
+    """At iteration 3 C, in front, takes three of four tokens and A the fourth: none is B's."""
+    jobs = {"A": (1, 3), "B": (5, 2), "C": (4, 1)}
+    lines = iterations(vllm(max_num_batched_tokens=4, chunked=True), jobs, {"C": 2})
+    assert lines == ["A1 B3 used 3", "B2 C1 A used 4", "C3 A used 4", "B used 2"]
+
+
 def test_chunks_are_cut_to_whole_blocks_with_prefix_caching() -> None:
     """Of a budget of 8 the decode leaves 7: the chunk is one block of 4."""
     jobs = {"A": (4, 4), "B": (10, 2)}

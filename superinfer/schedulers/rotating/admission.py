@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from math import inf
 from typing import Final
@@ -28,7 +29,12 @@ class Admission:
         self._lengths = lengths
         self._owed_rate = 0.0
         self._refused: tuple[int, int] | None = None
-        self._end_steps = self._decoding = 0
+        self._ends: list[tuple[int, int]] = []
+        """Of those who decode: when each is expected to end, and its number; not of the overdue."""
+        self._end_steps = 0
+        """Their sum."""
+        self._overdue = 0
+        """Who decodes and should have ended by now."""
 
     def joined(self, job: Job, draft: Draft) -> None:
         """Note when a request that joined the batch is cautiously expected to end."""
@@ -36,12 +42,17 @@ class Admission:
         left = self._lengths.tokens_left(job.seq.request, given, CAUTIOUS)
         job.end_step = draft.batch.step + left
         self._end_steps += job.end_step
-        self._decoding += 1
+        insort(self._ends, (job.end_step, job.seq.request.index))
 
     def left(self, job: Job) -> None:
         """It left the batch."""
-        self._end_steps -= job.end_step
-        self._decoding -= 1
+        ends, end = self._ends, (job.end_step, job.seq.request.index)
+        place = bisect_left(ends, end)
+        if place < len(ends) and ends[place] == end:
+            del ends[place]
+            self._end_steps -= job.end_step
+        else:
+            self._overdue -= 1
 
     def fits(
         self,
@@ -74,12 +85,22 @@ class Admission:
 
     def _fits_even_together(self, draft: Draft, job: Job, entering: Iterable[Job]) -> bool:
         """True if there is room even for all of them at their full lengths at once."""
+        step = draft.batch.step
+        self._find_overdue(step)
         held = (draft.pool.referenced + draft.blocks_for(_cache_tokens(job.seq))) * self._block
-        left = self._end_steps - self._decoding * draft.batch.step
+        left = self._end_steps - len(self._ends) * step + self._overdue
         left += self._left(draft, job)
         for other in entering:
             left += self._left(draft, other)
-        return held + left + self._decoding * self._block <= self._tokens(draft)
+        decoding = len(self._ends) + self._overdue
+        return held + left + decoding * self._block <= self._tokens(draft)
+
+    def _find_overdue(self, step: int) -> None:
+        """Whose answer is longer than expected gives one token more, and not fewer than none."""
+        ends = self._ends
+        while ends and ends[0][0] <= step:
+            self._end_steps -= ends.pop(0)[0]
+            self._overdue += 1
 
     def _tokens(self, draft: Draft) -> int:
         """Tokens whose cache there may be, at the precisions of this moment."""

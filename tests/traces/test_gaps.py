@@ -18,11 +18,11 @@ def times(requests: list[Request]) -> list[float]:
 
 
 def test_gaps_move_away_from_their_mean_and_back() -> None:
-    burstier, calmer = requests_at(1.0, 2.0, 5.0), requests_at(1.0, 2.0, 5.0)
-    scale_gaps(burstier, 1.5)
+    burstier, calmer = requests_at(1.0, 3.0, 9.0), requests_at(1.0, 3.0, 9.0)
+    scale_gaps(burstier, 1.25)  # gaps of 2 and 6, 2 from their mean
     scale_gaps(calmer, 0.5)
-    assert times(burstier) == pytest.approx([1.0, 1.5, 5.0])
-    assert times(calmer) == pytest.approx([1.0, 2.5, 5.0])
+    assert times(burstier) == pytest.approx([1.0, 2.5, 9.0])
+    assert times(calmer) == pytest.approx([1.0, 4.0, 9.0])
 
 
 def test_no_gap_falls_below_zero_and_the_ends_stay() -> None:

@@ -138,14 +138,16 @@ def application() -> typer.Typer:
 def main() -> None:
     """Entry point: one line for a user's mistake, and the exit codes above."""
     sys.path.append(os.getcwd())  # for schedulers given as package.module:Class
-    sys.exit(run_program(_run_with_extras, "superinfer-exec"))
+    sys.exit(run_program(_program, "superinfer-exec"))
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _run_with_extras(**options: Any) -> Any:
-    """The program; ConfigError that says what to install where a library is missing."""
+def _program(**options: Any) -> Any:
+    """The program, which ends quietly when its reader goes away; ConfigError that says what to
+    install where a library is missing.
+    """
     try:
         return application()(**options)
     except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from superinfer.errors import InputError
 from superinfer.lab.json_files import read_json
 from superinfer.lab.results import SUMMARY, Run, load_run
+from superinfer.pipes import refuse_pipe
 
 COMPARISON = "comparison.json"
 
@@ -34,6 +35,8 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     where `comparison.json` or the summary of a run is missing or bad.
     """
     folder = Path(folder)
+    path = folder / COMPARISON
+    refuse_pipe(path)
 
     def loaded(found: Any) -> dict[str, list[Run]]:
         return {
@@ -41,7 +44,7 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
             for name, runs in found["arms"].items()
         }
 
-    return read_json(folder / COMPARISON, loaded, "what `compare` writes")
+    return read_json(path, loaded, "what `compare` writes")
 
 
 def _results(folder: Path) -> Iterator[Path]:

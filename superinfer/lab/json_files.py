@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from superinfer.errors import InputError
-from superinfer.pipes import refuse_pipe
 
 _T = TypeVar("_T")
 
@@ -17,7 +16,6 @@ def read_json(path: Path, take: Callable[[Any], _T], expected: str) -> _T:
     """What `take` makes of a file that a command has written; InputError where it cannot be read or
     `take` misses something, with what was `expected` instead.
     """
-    refuse_pipe(path)
     try:
         return take(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

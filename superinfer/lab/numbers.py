@@ -84,4 +84,5 @@ def mean_summary(summaries: Sequence[Summary]) -> dict[str, Any]:
 def _place_of(summary: Summary, metric: str) -> tuple[Summary, str]:
     """The summary, or the class or tenant in it, and the key there."""
     section, name, key = split_metric(metric)
-    return (summary.get(section) or {}).get(name) or {} if section else summary, key
+    group = (summary.get(section) or {}).get(name) or {} if section else summary
+    return group, key

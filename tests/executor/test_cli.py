@@ -498,3 +498,17 @@ def test_what_is_missing_is_one_line(
     monkeypatch.setattr(cli, "application", lambda: refused)
     monkeypatch.setattr(complaints, "close_stdout", lambda: None)
     assert call(monkeypatch, capsys, "run") == (code, "", f"error: {line}\n")
+
+
+def test_a_reader_who_goes_away_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed: list[bool] = []
+
+    def refused(**_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "application", lambda: refused)
+    monkeypatch.setattr(cli, "close_stdout", lambda: closed.append(True))
+    assert call(monkeypatch, capsys, "run") == (1, "", "")
+    assert closed

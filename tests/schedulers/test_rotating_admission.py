@@ -156,6 +156,18 @@ def test_who_goes_on_for_longer_than_expected_is_still_there(tokens: int, fits: 
     assert bench.fits(version=2) == fits
 
 
+@pytest.mark.interpreted
+def test_who_has_left_late_is_not_counted_any_more() -> None:
+    """98 % of five blocks are 16 tokens. Two blocks, a token to come for each of two and another
+    block for the one that decodes are 14.
+    """
+    bench = Bench([Held(4, 1, True), Held(4, 1, True), Held(4, 1, False)], 5)
+    bench.draft.batch.step = 27
+    assert not bench.fits(version=0)
+    bench.leaves(0)
+    assert bench.admission._fits_even_together(bench.draft, bench.jobs[-1], ())
+
+
 A_ALONE = ["A16 used 5", "A4 used 5", "A used 6"]
 
 

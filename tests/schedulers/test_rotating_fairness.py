@@ -18,6 +18,7 @@ from superinfer.schedulers.rotating.aging import AgedShare
 from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.lengths import NoLengths
+from superinfer.schedulers.rotating.queues import TenantQueues
 from superinfer.schedulers.rotating.tenants import OUTPUT_WEIGHT, PROMPT_WEIGHT, TenantCounters
 from superinfer.schedulers.rotating.waiting import Waiting
 from superinfer.sequence import Sequence, State
@@ -97,6 +98,53 @@ def test_who_came_and_went_between_two_decisions_holds_nobody_down() -> None:
     counters.arrive("y")
     counters.lift(0)
     assert counters.service("y", 0) == 200.0
+
+
+MOVES = ["comes", "goes", "prompt", "joins", "leaves", "step", "change"]
+
+
+@hypothesis_settings(SETTINGS, max_examples=200)
+@given(
+    st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(MOVES)), min_size=20, max_size=80)
+)
+def test_the_first_job_of_the_least_served_is_found(moves: list[tuple[str, str]]) -> None:
+    """Against all jobs that wait. Services are compared as of the latest `change`, from where on a
+    stream that has joined since counts less than nothing.
+    """
+    counters = TenantCounters()
+    queues = TenantQueues(counters, fair=True)
+    jobs: dict[str, list[Job]] = {name: [] for name in "xyz"}
+    streams: dict[str, list[int]] = {name: [] for name in "xyz"}
+    step = changed_step = 0
+    for name in jobs:
+        counters.arrive(name)
+    for index, (name, move) in enumerate(moves):
+        if move == "comes":
+            job = job_of(Sequence(arriving(index, float(index % 3), 4, tenant=name)), NoLengths())
+            jobs[name].append(job)
+            queues.push(job)
+        elif move == "goes" and jobs[name]:
+            jobs[name].pop(index % len(jobs[name])).ticket = -1
+        elif move == "prompt":
+            counters.prefilled(name, index % 4)
+        elif move == "joins":
+            streams[name].append(step)
+            counters.joined(name, step)
+        elif move == "leaves" and streams[name]:
+            join_step = streams[name].pop()
+            counters.left(name, join_step, step - join_step)
+        elif move == "step":
+            step += 1
+        elif move == "change":
+            changed_step = step
+        places = [
+            (counters.service(tenant, changed_step), request.arrival_s, request.index, job)
+            for tenant, waiting in jobs.items()
+            for job in waiting
+            for request in [job.seq.request]
+        ]
+        first = min(places, default=None)
+        assert queues.head(changed_step) is (first[3] if first else None)
 
 
 @pytest.mark.interpreted

@@ -103,6 +103,26 @@ def test_where_nobody_waits_the_last_to_leave_counts() -> None:
     assert queues.head() is second
 
 
+def test_a_stream_that_stops_may_round_a_service_down() -> None:
+    """x has 0.1 times 7 tokens of two streams, 0.7000000000000001, and y as much and came first.
+    One stream of x stops after five of them: 0.5 and 0.1 times 2 are 0.7.
+    """
+    counters = TokenCounters(0.1)
+    queues = TenantQueues(counters)
+    first, second = (Sequence(request(index, 4, 0, tenant=name)) for index, name in enumerate("yx"))
+    for seq in (first, second):
+        seq.rank = (float(seq.request.index),)
+        queues.push(seq)
+    counters.stream("x", 0, 1)
+    counters.stream("x", 3, 1)
+    counters.step = 5
+    counters.add("y", counters["x"])
+    assert queues.head() is first
+    counters.stream("x", 0, -1)
+    counters.add_output("x", 5)
+    assert queues.head() is second
+
+
 def test_the_last_to_leave_may_have_given_up() -> None:
     """y's request is cancelled before x's, though x was the first to wait: x is the last that had
     anything waiting, and z starts where x stands, with its own prompt of 4 on top of it.

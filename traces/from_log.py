@@ -191,10 +191,8 @@ def _no_request(values: Mapping[str, Any], columns: Columns, *, is_span: bool) -
     if columns.only is not None:
         name, wanted = columns.only
         value = value_of(values, name)
-        # True and false as JSON spells them.
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        if value is None or text != wanted:
-            return name, f"{name}: {'nothing' if value is None else shown(text)}"
+        if value is None or _text(value) != wanted:
+            return name, f"{name}: {'nothing' if value is None else shown(_text(value))}"
     prompt, answer = columns.prompt, columns.answer
     if is_span and value_of(values, prompt) is None and value_of(values, answer) is None:
         return prompt, f"no {prompt}, no {answer}"
@@ -321,13 +319,18 @@ def _latency_ms(row: Mapping[str, Any], columns: Columns) -> float:
     return latency_ms
 
 
+def _text(value: Any) -> str:
+    """A value as an option names it: true and false as JSON spells them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _class(row: Mapping[str, Any], columns: Columns) -> str | None:
     if columns.class_by is None:
         return columns.class_of_all
     if columns.class_of_all is not None:
         found = value_of(row, columns.class_by)
-        return columns.classes.get("" if found is None else str(found), columns.class_of_all)
-    value = str(_value(row, columns.class_by))
+        return columns.classes.get("" if found is None else _text(found), columns.class_of_all)
+    value = _text(_value(row, columns.class_by))
     if value not in columns.classes:
         known = ", ".join(columns.classes)
         raise RecordError(

@@ -367,6 +367,9 @@ def test_rows_that_are_true_as_json_says_it(tmp_path: Path) -> None:
     calls += f'{{{day}, "in": 3, "ok": null}}\n{{{day}, "in": 4}}'
     found = log(tmp_path, calls, replace(CSV, only=("ok", "true")))
     assert seen(found) == [(0.0, 2, 1)] and 'the first: line 1: ok: "false"' in found.warnings[0]
+    by = replace(CSV, class_by="ok", classes={"true": "chat"}, class_of_all="batch")
+    named = [each.class_name for each in log(tmp_path, calls, by).records]
+    assert named == ["batch", "chat", "batch", "batch"]
     for word in ("True", "None", ""):
         assert "got none" in fault(tmp_path, calls, replace(CSV, only=("ok", word)))
 

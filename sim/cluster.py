@@ -76,8 +76,9 @@ class Cluster:
         self.sent_to = array("q")
         """The replica of each request, in the order in which they were sent."""
         self._env, self._router = env, router
-        for replica in self.replicas:
+        for replica, view in zip(self.replicas, self.views, strict=True):
             replica.send = partial(self._send_from, replica)
+            replica.on_change = view.changed
         router.bind(self.views)
 
     def send(self, request: Request, now: float) -> None:

@@ -17,7 +17,7 @@ from sim.oracle import Oracle
 from superinfer.costs import Coverage
 from superinfer.engine.engine import MAX_IDLE_DECISIONS, Engine
 from superinfer.errors import PlanError, StuckError
-from superinfer.plan import Plan
+from superinfer.plan import Outcome, Plan
 from superinfer.request import Request
 
 Process = Generator[Event, Any, None]
@@ -46,6 +46,8 @@ class Replica:
         self._due: deque[Request] = deque() if due is None else due
         self.send: Callable[[Request, float], None] = self.submit
         """Where those of `due` go; in a cluster, to whoever is to have them."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when the engine has decided or completed, before anybody else can ask it."""
         self._stop_s = stop_s
         self._idle: Event | None = None
         self._idled_at = (-inf, 0)
@@ -71,7 +73,7 @@ class Replica:
 
     def _loop(self) -> Process:
         """Plan, run, complete."""
-        engine, backend = self.engine, self.backend
+        backend = self.backend
         now = self.env.now
         while now < self._stop_s:
             plan = self._plan(now)
@@ -79,7 +81,7 @@ class Replica:
                 now = yield from self._wait(now)
                 continue
             outcome = yield from backend.run(plan, backend.start(plan, now), plan.steps)
-            engine.complete(plan, outcome)
+            self._complete(plan, outcome)
             now = outcome.end_s
 
     def _loop_ahead(self) -> Process:
@@ -100,11 +102,11 @@ class Replica:
                 # The last step is on the device already when the reason to stop becomes known.
                 head = yield from backend.run(plan, now, plan.steps - 1)
                 head.last = False
-                engine.complete(plan, head)
+                self._complete(plan, head)
                 now = head.end_s
             following = self._plan(now, ahead=True)
             tail = yield from backend.run(plan, now, plan.done_steps + 1)
-            engine.complete(plan, tail)
+            self._complete(plan, tail)
             now = tail.end_s
             backend.interrupted = backend.interrupted or bool(tail.finished)
             plan = following
@@ -114,14 +116,25 @@ class Replica:
         self.backend.interrupted = False
         if self._due:
             self._take_in_due(now)
-        plan = self.engine.plan(now)
+        plan = self._decide(now)
         while self._due:  # the decision made room for more
             self._take_in_due(now)
             if plan is None and not ahead:
-                plan = self.engine.plan(now)
+                plan = self._decide(now)
         if plan is not None:
             self._idle_wakeups = 0
         return plan
+
+    def _decide(self, now: float) -> Plan | None:
+        plan = self.engine.plan(now)
+        if self.on_change is not None:
+            self.on_change()
+        return plan
+
+    def _complete(self, plan: Plan, outcome: Outcome) -> None:
+        self.engine.complete(plan, outcome)
+        if self.on_change is not None:
+            self.on_change()
 
     def _take_in_due(self, now: float) -> None:
         while self._due:

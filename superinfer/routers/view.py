@@ -3,17 +3,19 @@
 Most of it a gateway knows by itself: what it sent, whose first token passed it, who ended. The rest
 is what an engine reports of its batch, its memory and its cached prefixes, as of its latest
 decision. Everything is kept up to date when a request comes, begins or ends, so a question costs
-the same at every batch size; one about a prompt's prefix grows with that prompt.
+the same at every batch size; one about a prompt's prefix grows with that prompt. Who remembers
+answers is told when they may be others (`on_change`).
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import NamedTuple
 
-from superinfer.costs.base import Chunk
+from superinfer.costs.base import Chunk, CostModel, SliceLine
 from superinfer.engine import Engine
-from superinfer.memory.index.keys import request_keys
+from superinfer.memory.index.keys import Key, request_keys
 from superinfer.request import SLO, Request
 from superinfer.schedulers.rotating.lengths import MEDIAN, LengthEstimator
 
@@ -46,6 +48,7 @@ class ReplicaView:
         "hurried_prompt_tokens",
         "hurried_requests",
         "index",
+        "on_change",
         "outstanding_tokens",
         "patient_prompt_tokens",
         "waiting_prompt_tokens",
@@ -54,6 +57,8 @@ class ReplicaView:
     def __init__(self, index: int, engine: Engine, lengths: LengthEstimator) -> None:
         """`lengths` is what the gateway has learned of answers, on all replicas."""
         self.index = index
+        self.on_change: Callable[[int], None] | None = None
+        """Called with `index` when an answer to the same question may be another one now."""
         self.outstanding_tokens = 0
         """Prompt tokens of requests without a first token, and expected answers of all."""
         self.hurried_requests = 0
@@ -96,17 +101,35 @@ class ReplicaView:
         return self._engine.batch.size
 
     @property
+    def context_tokens(self) -> int:
+        """Sum of their contexts."""
+        return self._engine.batch.context_tokens
+
+    @property
+    def believed(self) -> CostModel:
+        """What predicts the times of its steps."""
+        return self._engine.believed
+
+    @property
     def free_kv_tokens(self) -> int:
         """Tokens for which there is room beside the requests that are on the device."""
         return self._engine.pool.available * self._engine.block_tokens
 
-    def cached_tokens(self, request: Request) -> int:
-        """Prompt tokens that need not be computed here: what is cached, but for the last token."""
+    @property
+    def caches_prefixes(self) -> bool:
+        """True if something of a prompt may be cached here."""
+        return self._engine.prefix is not None
+
+    def cached_tokens(self, request: Request, keys: tuple[Key, ...] | None = None) -> int:
+        """Prompt tokens that need not be computed here: what is cached, but for the last token.
+        Who asks many replicas gives the request's `keys`.
+        """
         engine = self._engine
         if engine.prefix is None:
             return 0
         limit = (request.prompt_tokens - 1) // engine.block_tokens
-        blocks, _ = engine.prefix.match(request, request_keys(request), limit)
+        keys = request_keys(request) if keys is None else keys
+        blocks, _ = engine.prefix.match(request, keys, limit)
         return blocks * engine.block_tokens
 
     # -- predictions ----------------------------------------------------------------------------
@@ -116,18 +139,33 @@ class ReplicaView:
         its own, `chunk_tokens` a step beside the present batch; what is cached is not computed.
         """
         own = request.prompt_tokens - self.cached_tokens(request)
-        return self._chunk_s(chunk_tokens) * max(1.0, (tokens_ahead + own) / chunk_tokens)
+        return self.chunk_s(chunk_tokens) * max(1.0, (tokens_ahead + own) / chunk_tokens)
 
     def saved_s(self, request: Request, chunk_tokens: int) -> float:
         """Seconds of prefill, for all who are here, that what is cached of its prompt saves."""
         cached = self.cached_tokens(request)
-        return self._chunk_s(chunk_tokens) * cached / chunk_tokens if cached else 0.0
+        return self.chunk_s(chunk_tokens) * cached / chunk_tokens if cached else 0.0
 
     def decode_step_s(self, request: Request) -> float:
         """Seconds of a step of the present batch with this request in it."""
         batch, cost = self._engine.batch, self._engine.believed
         size, context = batch.size + 1, batch.context_tokens + request.prompt_tokens
         return cost.step_s((), size, context) + cost.host_s(size)
+
+    def decode_line(self, prompt_tokens: int) -> SliceLine:
+        """The same for a request with so long a prompt, and how it grows by as many tokens as the
+        batch then has sequences.
+        """
+        batch, cost = self._engine.batch, self._engine.believed
+        size = batch.size + 1
+        line = cost.slice_line((), size, batch.context_tokens + prompt_tokens)
+        return SliceLine(line.first_s + cost.host_s(size), line.growth_s, line.steps)
+
+    def chunk_s(self, chunk_tokens: int) -> float:
+        """Seconds of a step with a chunk of a prompt beside the present batch."""
+        batch, cost = self._engine.batch, self._engine.believed
+        chunk = [Chunk(chunk_tokens, 0)]
+        return cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
 
     # -- what the driver tells ------------------------------------------------------------------
 
@@ -147,6 +185,7 @@ class ReplicaView:
             self.hurried_requests += 1
         if request.slo.tpot_s is not None:
             heapq.heappush(self._paces, (request.slo.tpot_s, request.index))
+        self.changed()
 
     def began(self, request: Request) -> None:
         """Its first token has come; telling it again, as after a preemption, changes nothing."""
@@ -155,6 +194,7 @@ class ReplicaView:
             sent = self._sent[request.index]
             self.outstanding_tokens -= sent.prompt_tokens
             self._count_waiting(sent, -1)
+            self.changed()
 
     def ended(self, request: Request, output_tokens: int) -> None:
         """It ended, in whatever state."""
@@ -165,14 +205,14 @@ class ReplicaView:
             self.hurried_requests -= 1
         if output_tokens:
             self._lengths.learn(request, output_tokens)
+        self.changed()
+
+    def changed(self) -> None:
+        """What the engine reports may be another: it has decided, or steps are over."""
+        if self.on_change is not None:
+            self.on_change(self.index)
 
     # -- inside ---------------------------------------------------------------------------------
-
-    def _chunk_s(self, chunk_tokens: int) -> float:
-        """Seconds of a step with a chunk of a prompt beside the present batch."""
-        batch, cost = self._engine.batch, self._engine.believed
-        chunk = [Chunk(chunk_tokens, 0)]
-        return cost.step_s(chunk, batch.size, batch.context_tokens) + cost.host_s(batch.size + 1)
 
     def _count_waiting(self, sent: _Sent, sign: int) -> None:
         self.waiting_prompt_tokens += sign * sent.prompt_tokens

@@ -93,6 +93,21 @@ def test_a_view_follows_what_passes_the_gateway() -> None:
     assert (view.requests, view.outstanding_tokens, view.waiting_prompt_tokens) == (0, 0, 0)
 
 
+def test_a_view_says_when_it_may_answer_otherwise() -> None:
+    told: list[int] = []
+    view, chat = replica(3), request(0, 300, CHAT)
+    view.on_change = told.append
+    for happened in (
+        lambda: view.sent(chat),
+        lambda: view.began(chat),
+        lambda: view.ended(chat, 7),
+        view.changed,
+    ):
+        told.clear()
+        happened()
+        assert told == [3]
+
+
 def test_a_bound_on_any_latency_is_a_hurry() -> None:
     view = replica(0)
     for count, slo in enumerate((SLO(ttft_s=1.0), SLO(tpot_s=0.1), SLO(e2el_s=9.0)), 1):

@@ -27,8 +27,9 @@ from superinfer.lab.results import load_run
 from superinfer.lab.studies.study import WALL_CLOCK
 from superinfer.metrics import RunMetrics, Window
 from superinfer.request import Request
-from superinfer.routers import ROUTERS
+from superinfer.routers import ROUTERS, slo_aware
 from superinfer.routers.round_robin import RoundRobinRouter
+from superinfer.routers.slo_aware import SloAwareRouter
 from superinfer.schedulers.fcfs import FcfsScheduler
 from traces.workload import Workload
 
@@ -260,6 +261,49 @@ def test_a_prefix_is_found_where_it_went() -> None:
     assert min(hits["prefix_affinity"], hits["slo_aware"]) > hits["round_robin"]
 
 
+# -- slo_aware by its board and by asking everybody ------------------------------------------------
+
+
+class AskingBoth(SloAwareRouter):
+    """Each decision by the board, if that knows all and it is that of the ranks of all replicas."""
+
+    def route(self, request: Request, now: float) -> int:
+        chosen, board = super().route(request, now), self._board
+        assert board is not None
+        for number, known in enumerate(board._columns.T.tolist()):
+            assert known == list(board._told(number))
+        self._board = None
+        assert super().route(request, now) == chosen
+        self._board = board
+        return chosen
+
+
+BOARDS: dict[str, tuple[str, ...]] = {
+    **{name: LOADS[name] for name in ("closed", "closed, lag", "sessions", "cached")},
+    "busy": ("run.rate_scale=30",),
+    "busy, lag": ("run.rate_scale=30", "run.lag=1"),
+    "short of memory": ("run.rate_scale=30", "run.kv_blocks=90"),
+    "learned": ("run.rate_scale=30", "run.learn_step_times=true", "run.slow_replicas.1=3"),
+    "cached and busy": ("run.rate_scale=30", "run.prefix_caching=true"),
+    "by arrival": ("run.rate_scale=30", "router.overtaking=false"),
+    "learned, lag": (
+        "run.rate_scale=3",
+        "run.lag=1",
+        "run.learn_step_times=true",
+        "run.slow_replicas={0=3,1=3,2=3,3=3,4=3}",
+    ),
+    "in pairs": ("run.time_unit=s", "run.rate_scale=9000"),
+}
+
+
+@pytest.mark.parametrize("load", BOARDS)
+def test_the_board_sends_nobody_elsewhere(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slo_aware, "FEW", 1)
+    chosen = config(*BOARDS[load], replicas=5, router=f"{__name__}:AskingBoth")
+    found, _ = told(chosen)
+    assert len(set(found.table.replica.tolist())) == 5
+
+
 # -- outside code ---------------------------------------------------------------------------------
 
 
@@ -432,3 +476,20 @@ def test_who_follows_a_decision_of_a_moment_to_come_is_not_there_before_it(numbe
     env.run(6.0)
     assert [event[1] for event in events][:2] == ["submit", "admit"]
     assert number == 0 or events[0][0] == events[1][0] == 5.0
+
+
+@pytest.mark.parametrize(("lag", "changes"), [(0, [0, 1, 1, 2, 2]), (1, [0, 0, 1, 2, 2, 3, 3])])
+def test_a_replica_tells_of_each_decision_and_of_what_was_completed(
+    lag: int, changes: list[float]
+) -> None:
+    """A prompt in the first second, the rest of the answer in the next, and that nothing is left to
+    do; with lag what follows a step is decided before it ends, and one step is for nothing.
+    """
+    env = ExactEnvironment(0.0)
+    engine = make_engine(FcfsScheduler(), 8, lag=lag)
+    replica = Cluster(env, [engine], RoundRobinRouter(), [2], None, 100.0).replicas[0]
+    told: list[float] = []
+    replica.on_change = lambda: told.append(env.now)
+    replica.submit(request(0, 1, 2, 0.0), 0.0)
+    env.run(20.0)
+    assert told == changes

@@ -7,8 +7,10 @@ that moment; the scaled figure is requests per CPU second if there were 800,000 
 
 The standard workload: Poisson arrivals at 8 requests/s, 512 prompt and 192 output tokens,
 Llama-3.1-8B on one A100-80G. With content every prompt has its ids, in blocks of 16 tokens, and its
-first half is the same for all: prefix caching under `slo_aware` keeps and finds it. `--million`
-adds the marginal cost of a request in a run of a million.
+first half is the same for all: prefix caching under `slo_aware` keeps and finds it. Many tenants
+ask for 2.6 times what the GPU does, in four classes; many replicas get the same mix, each a load
+that it can bear. `--million` adds the marginal cost of a request in a run of a million, and
+`--only` measures some of the cases alone.
 `make bench` compiles the core first; with SUPERINFER_INTERPRETED=1 its sources are measured.
 How long a scheduler takes to decide is measured inside one process (`experiments.decisions`).
 """
@@ -45,6 +47,10 @@ RIVALS = tuple(name for name in REGISTERED if name not in SCHEDULERS)
 MILLION = 1_000_000
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 8.0, 512, 192
 BLOCK_TOKENS = 16
+TENANTS, TENANTS_RATE_PER_S = 5000, 40.0
+REPLICAS, REPLICA_RATE_PER_S = 128, 12.0
+CLASSES = ("chat", "code", "agent", "batch")
+PROMPTS_TOKENS, ANSWERS_TOKENS = (100, 900), (20, 300)
 WITH_CONTENT = ("vllm", "rotating")
 """Schedulers that run with content ids, too."""
 
@@ -73,6 +79,27 @@ def write_standard_workload(path: Path, requests: int, *, content: bool = False)
         for number, arrival_s in enumerate(np.cumsum(gaps_s).tolist()):
             ids = _content(number) if content else ""
             file.write(f'{{"timestamp":{1e3 * arrival_s!r},{lengths}{ids}}}\n')
+
+
+def write_tenants_workload(path: Path, requests: int, rate_per_s: float) -> None:
+    """Poisson arrivals of tenants and classes at random, with prompts and answers of all lengths
+    between two, as a native trace.
+    """
+    rng = np.random.default_rng(0)
+    arrivals_s = np.cumsum(rng.exponential(1 / rate_per_s, requests)).tolist()
+    prompts, answers = (
+        rng.integers(*bounds, requests, endpoint=True).tolist()
+        for bounds in (PROMPTS_TOKENS, ANSWERS_TOKENS)
+    )
+    tenants = rng.integers(TENANTS, size=requests).tolist()
+    classes = rng.choice(CLASSES, requests).tolist()
+    with path.open("w") as file:
+        for arrival_s, prompt, answer, tenant, name in zip(
+            arrivals_s, prompts, answers, tenants, classes, strict=True
+        ):
+            lengths = f'"input_length":{prompt},"output_length":{answer}'
+            who = f'"tenant":"t{tenant}","class":"{name}"'
+            file.write(f'{{"timestamp":{1e3 * arrival_s!r},{lengths},{who}}}\n')
 
 
 def _content(number: int) -> str:
@@ -151,10 +178,24 @@ def cases(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[st
     for scheduler in WITH_CONTENT:
         options = ["--scheduler", scheduler, *caching]
         yield f"shared halves, slo_aware, {scheduler}", shared, requests, options
+    yield from _many(requests, folder)
     mooncake = data_folder() / "traces" / "mooncake" / "conversation_trace.jsonl.gz"
     if mooncake.exists():
         for scheduler in SCHEDULERS:
             yield f"mooncake, {scheduler}", mooncake, 12_031, ["--scheduler", scheduler]
+
+
+def _many(requests: int, folder: Path) -> Iterator[tuple[str, Path, int, list[str]]]:
+    """Many tenants on one replica, and many replicas."""
+    tenants, replicas = folder / "tenants.jsonl", folder / "replicas.jsonl"
+    asked, spread = 15 * requests // 100, 30 * requests // 100
+    write_tenants_workload(tenants, asked, TENANTS_RATE_PER_S)
+    write_tenants_workload(replicas, spread, REPLICAS * REPLICA_RATE_PER_S)
+    for scheduler in ("rotating", "vtc"):
+        yield f"many tenants, {scheduler}", tenants, asked, ["--scheduler", scheduler]
+    for router in ("least_loaded", "slo_aware"):
+        options = ["--replicas", f"{REPLICAS}", "--router", router]
+        yield f"many replicas, {router}", replicas, spread, options
 
 
 def median_of(repeats: int, case: tuple[str, Path, int, list[str]]) -> Measurement:
@@ -208,18 +249,23 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3, help="report the median of so many")
     parser.add_argument("--million", action="store_true", help="also the marginal cost (slow)")
+    parser.add_argument(
+        "--only", default="", help="cases with this in their name, and nothing else"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     figures: dict[str, Any] = {"machine": machine(), "cases": []}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(options.requests, Path(folder)):
+            if options.only not in case[0]:
+                continue
             if not figures["cases"]:
                 measure(*case)  # fills the bytecode cache
             result = median_of(options.repeats, case)
             figures["cases"].append(asdict(result))
             print(_line(result), flush=True)
         figures["decisions"] = []
-        for decision in decision_times(bare_simpy_timeouts_per_s):
+        for decision in () if options.only else decision_times(bare_simpy_timeouts_per_s):
             figures["decisions"].append(asdict(decision))
             print(decision.line(), flush=True)
         if options.million:

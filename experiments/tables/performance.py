@@ -1,4 +1,6 @@
-"""The tables of `docs/performance.md`, from `python -m experiments.bench --million --json`."""
+"""The tables of `docs/performance.md`, from `python -m experiments.bench --million --json`, and of
+its cases of many by `--only many --json`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 from experiments.tables.parts import Lines, Numbers, recorded, table
 
 PAGE = "docs/performance.md"
-FILE = "cpu/bench.json"
+FILE, MANY = "cpu/bench.json", "cpu/many.json"
 BASE = ("vllm", "fcfs", "priority", "rotating", "vllm prefill-first")
 
 
@@ -72,6 +74,8 @@ TABLES = {
     "bench cases": recorded(FILE, cases),
     "bench bars": recorded(FILE, bars),
     "bench decisions": recorded(FILE, decisions),
+    "bench many machine": recorded(MANY, machine),
+    "bench many": recorded(MANY, cases),
 }
 
 # -- inside ---------------------------------------------------------------------------------------

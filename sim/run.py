@@ -39,7 +39,7 @@ from superinfer.memory.blocks.slabs import NO_SMALL, slabs_of
 from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
-from superinfer.schedulers.base import Scheduler, largest_step_of
+from superinfer.schedulers.base import Scheduler, largest_step_of, tell_true_lengths
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -186,8 +186,7 @@ def build_engine(
     shape = _routed(_named("run.model", run.model, load_shape), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs))
     scheduler = config.build_scheduler()
-    if hasattr(scheduler, "tell_lengths"):
-        scheduler.tell_lengths(true_length or (lambda request: 1))
+    tell_true_lengths(scheduler, true_length)
     # FlexGen's policy says where its tensors are, and so what its steps cost.
     offloading = getattr(scheduler, "offloading", None)
     placement = offloading() if offloading else None

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from sim.notices import (
 )
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
-from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.unequal_release import unequal_release
@@ -168,8 +169,8 @@ def _study(
     stdin: bytes | None,
 ) -> Study:
     """The study of a comparison; its results lie in the comparison's folder until the end."""
-    inputs = stdin_file(root / STUDY / STDIN, stdin)
-    runner = Simulate(options.plots, inputs[0] if inputs else None)
+    make = partial(Simulate, options.plots)
+    runner, inputs = fed_runner(make, root / STUDY / STDIN, stdin)
     return Study(arms, root / STUDY, runner, seeds, inputs, workers)
 
 

@@ -27,7 +27,7 @@ from sim.notices import (
 )
 from sim.run import build_engine
 from sim.studies.candidates import Candidate, Plan, PlanWish
-from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.folder import check_kept, fed_runner, kept, write_outcome
 from sim.studies.plan_page import EXACT, counted, of_draws, page, plan_json, warnings
 from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.suggest import alone
@@ -141,8 +141,7 @@ def _require_targets(config: Config, workload: Workload) -> None:
 
 
 def _study(config: Config, wish: PlanWish, root: Path, stdin: bytes | None) -> Study:
-    inputs = stdin_file(root / _STUDY / _STDIN, stdin)
-    runner = PlanRun(inputs[0] if inputs else None)
+    runner, inputs = fed_runner(PlanRun, root / _STUDY / _STDIN, stdin)
     seeds = seeds_from(config.run, wish.seeds)
     return Study({}, root / _STUDY, runner, seeds, inputs, wish.workers)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sim.notices import as_points, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
 from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
-from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.known_metrics import check_known
 from sim.studies.seeds import seeds_from
 from sim.studies.sensitivity_page import sensitivity_table
@@ -82,8 +83,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     with claimed(folder) as root:
         varied = _all_arms(arms, question, root / STUDY)
         names = {key: _shown(key, number) for number, key in enumerate(varied)}
-        inputs = stdin_file(root / STUDY / STDIN, stdin)
-        runner = Simulate(stdin=inputs[0] if inputs else None)
+        runner, inputs = fed_runner(partial(Simulate, False), root / STUDY / STDIN, stdin)
         shown = {names[key]: config for key, config in varied.items()}
         study = Study(shown, root / STUDY, runner, seeds, inputs, question.workers)
         with resumable(study, root), showing_progress() as report:

@@ -16,7 +16,6 @@ from sim.commands import (
     check_folder,
     default_run_folder,
     read_workload,
-    simulated,
 )
 from sim.notices import (
     as_points,
@@ -34,6 +33,7 @@ from sim.studies.seeds import check_seeds, seeds_from
 from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
 from sim.studies.unequal_release import unequal_release
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import simulated
 from sim.workload import kept_stdin, load_in_worker
 from superinfer.lab.config import Config
 from superinfer.lab.idle_window import window_warning

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sim.commands import check_folder, default_run_folder, read_workload, simulated
+from sim.commands import check_folder, default_run_folder, read_workload
 from sim.notices import (
     as_point,
     say_of_pairs,
@@ -30,8 +30,8 @@ from sim.studies.candidates import Candidate, Plan, PlanWish
 from sim.studies.folder import check_kept, fed_runner, kept, write_outcome
 from sim.studies.plan_page import EXACT, counted, of_draws, page, plan_json, warnings
 from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.suggest import alone
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import alone, simulated
 from sim.workload import kept_stdin, load_in_worker
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError

@@ -22,11 +22,11 @@ from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
 from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
 from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
-from sim.studies.known_metrics import check_known
 from sim.studies.seeds import seeds_from
 from sim.studies.sensitivity_page import sensitivity_table
 from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import few_summary
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config
@@ -34,7 +34,7 @@ from superinfer.lab.metric_names import higher_is_better
 from superinfer.lab.pictures.tornado import write_tornado
 from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
-from superinfer.lab.studies.differences import Difference, check_metrics, differences
+from superinfer.lab.studies.differences import Difference, check_metric, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
 from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
@@ -75,7 +75,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     say_of_points(as_points(arms), workload)
     if question.metric:
         try:
-            check_known(question.metric, first, workload)
+            check_metric(question.metric, few_summary(first, workload))
         except ConfigError as error:
             raise ConfigError(f"--metric: {error}") from None
     seeds = seeds_from(first.run, question.seeds)

@@ -21,7 +21,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from sim.commands import read_workload, window_of
+from sim.commands import read_workload
 from sim.notices import as_point, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine, run_simulation
 from sim.studies.suggest_page import (
@@ -32,6 +32,7 @@ from sim.studies.suggest_page import (
     suggestion,
     warnings,
 )
+from sim.summaries import alone, window_of
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.collection import no_collection
 from superinfer.errors import ConfigError
@@ -216,20 +217,3 @@ def suggest_command(config: Config, wish: Wish) -> int:
             staged.write_bytes(classes_toml(search))
         say(f"classes in {wish.out}")
     return 0
-
-
-def alone(config: Config) -> Config:
-    """The configuration in which every request has the machine for itself.
-
-    With prefix caching it finds what those before it left: the best that it can meet.
-    """
-    return config.with_run(
-        replicas=1,
-        slow_replicas={},
-        concurrency=1,
-        sessions="open",
-        backlog={},
-        in_flight={},
-        duration_s=0.0,
-        window_s=[],
-    )

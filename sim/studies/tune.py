@@ -24,11 +24,11 @@ from sim.notices import (
 from sim.run import build_engine
 from sim.studies.compare import warn_of_worst
 from sim.studies.folder import check_kept, kept, write_outcome
-from sim.studies.known_metrics import few_summary
 from sim.studies.points import POINTS, study_of_points
 from sim.studies.seeds import check_seeds
 from sim.studies.tune_page import front_table, trial_toml, tune_json
 from sim.studies.tune_search import ConfigAt, Search
+from sim.summaries import few_summary
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config

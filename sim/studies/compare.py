@@ -30,8 +30,7 @@ from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.summaries import simulated
 from sim.workload import kept_stdin, load_in_worker

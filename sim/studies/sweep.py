@@ -22,8 +22,7 @@ from sim.studies.folder import check_kept, kept, write_outcome
 from sim.studies.points import POINTS, study_of_points
 from sim.studies.seeds import check_seeds
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError

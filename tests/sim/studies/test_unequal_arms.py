@@ -9,7 +9,7 @@ import pytest
 
 from sim.commands import RunOptions
 from sim.studies.compare import compare_command
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import unequal_release
 from superinfer.lab.config import Config, load_config
 
 TRACE = '{"timestamp":0,"input_length":40,"output_length":2}\n'

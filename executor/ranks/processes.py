@@ -29,6 +29,7 @@ from executor.ranks.orders import Channel
 from executor.session import ModelOptions, open_session, source_of
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.lab.config import Config
+from superinfer.lab.terminal import say
 
 JOIN_S = 30.0
 """How long a rank has to end by itself."""
@@ -50,7 +51,7 @@ def _rank(rank: int, meeting: str, config: Config, options: ModelOptions) -> Non
         session = open_session(config, options, channel=channel)
         follow(session.runner, session.mover, channel)
     except SuperInferError as error:
-        print(f"rank {rank}: {error}", file=sys.stderr)
+        say(f"rank {rank}: {error}")
         sys.exit(error.exit_code)
     except RuntimeError:  # what torch.distributed raises when somebody is gone
         if not _ended(multiprocessing.parent_process(), NOTICE_S):

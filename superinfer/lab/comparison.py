@@ -9,6 +9,7 @@ from typing import Any
 
 from superinfer.errors import InputError
 from superinfer.lab.json_files import read_json
+from superinfer.lab.other_folders import what_lies_in
 from superinfer.lab.results import SUMMARY, Run, load_run
 from superinfer.pipes import refuse_pipe
 
@@ -32,10 +33,13 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     """The runs of `superinfer-sim compare` by arm, a run per seed, the reference first.
 
     This is what `compare_runs`, `summary_frame` and `plot_slo_attainment` take. Raises InputError
-    where `comparison.json` or the summary of a run is missing or bad.
+    for a folder of anything else, and where the summary of a run is missing or bad.
     """
     folder = Path(folder)
     path = folder / COMPARISON
+    if not path.exists():
+        expected = "expected a comparison made by `superinfer-sim compare`"
+        raise InputError(f"{expected}{what_lies_in(folder, COMPARISON)}", file=str(folder))
     refuse_pipe(path)
 
     def loaded(found: Any) -> dict[str, list[Run]]:

@@ -62,8 +62,14 @@ def test_arms_of_a_comparison_come_in_order_with_their_seeds(tmp_path: Path) -> 
 
 
 def test_what_is_no_comparison(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read: No such file"):
+    with pytest.raises(InputError) as error:
         load_comparison(tmp_path)
+    expected = "expected a comparison made by `superinfer-sim compare`"
+    assert str(error.value) == f"{tmp_path}: {expected}"
+    with pytest.raises(InputError, match=r"superinfer-sim compare`: there is no folder .*/gone$"):
+        load_comparison(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"compare`: below .* are the results .*/c$"):
+        load_comparison(compared(tmp_path / "c").parent)
     broken = ("{", "{}", "[]", '{"arms": {"a": [{}]}}', '{"arms": []}', "[" * 100_000)
     for text in broken:
         (tmp_path / "comparison.json").write_text(text)

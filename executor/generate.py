@@ -21,9 +21,9 @@ from executor.session import ModelOptions, Session, load_t5, open_session, out_o
 from executor.steps.sampler import History, Sampling
 from executor.translate import translate
 from superinfer.errors import InputError
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.terminal import say
 from superinfer.request import Request
 
 

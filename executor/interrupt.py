@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 if TYPE_CHECKING:
     from executor.driver import Driver

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from executor.clocks.timers import CLOCK_HELP
-from superinfer.lab.option_groups import Group, signature_of, ungrouped
-from superinfer.lab.options import (
+from superinfer.lab.cli.option_groups import Group, signature_of, ungrouped
+from superinfer.lab.cli.options import (
     AsReleased,
     Classes,
     ConfigFile,

@@ -25,11 +25,11 @@ from sim.summaries import few_summary, simulated
 from sim.workload import load_workload
 from superinfer.collection import no_collection
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import default_folder, write_run
-from superinfer.lab.terminal import say
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
 from superinfer.outputs import check_writable

@@ -12,17 +12,17 @@ from numpy import isfinite
 from sim.cut_answers import context_of, cut_answers
 from sim.model_warnings import model_warnings
 from sim.too_many_blocks import too_many_blocks
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.config.released import without_release
 from superinfer.lab.config.run import RunConfig
-from superinfer.lab.hybrids import hybrid_note
-from superinfer.lab.idle_settings import idle_settings
-from superinfer.lab.idle_window import window_warning
-from superinfer.lab.overload import overload_warning
+from superinfer.lab.notices.hybrids import hybrid_note
+from superinfer.lab.notices.idle_settings import idle_settings
+from superinfer.lab.notices.idle_window import window_warning
+from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.trust import warnings_of
+from superinfer.lab.notices.unused_fields import fields_of
 from superinfer.lab.results import summary_json
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import warnings_of
-from superinfer.lab.unused_fields import fields_of
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
 from superinfer.records.run import Floats

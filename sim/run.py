@@ -31,9 +31,9 @@ from superinfer.costs import (
 from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
-from superinfer.lab.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.notices.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.blocks.slabs import NO_SMALL, slabs_of
 from superinfer.records.cluster import cluster_record

@@ -9,7 +9,7 @@ from sim.run import SimResult, run_simulation
 from superinfer.collection import engines_freed
 from superinfer.events import Sink
 from superinfer.lab.config import Config
-from superinfer.lab.hybrids import pair_of
+from superinfer.lab.notices.hybrids import pair_of
 from superinfer.lab.versions import versions
 from superinfer.metrics import RunMetrics, Window
 from superinfer.metrics.summary import Summary

@@ -9,7 +9,7 @@ import typer
 
 from executor.options import Dtype, Int8, JsonAlone, OwnDevice
 from superinfer.errors import ConfigError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 from traces.printing import print_out
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from executor.ranks.following import follow
 from executor.ranks.orders import Channel
 from executor.session import ModelOptions, open_session, source_of
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.terminal import say
 
 JOIN_S = 30.0
 """How long a rank has to end by itself."""

@@ -12,7 +12,7 @@ from typing import IO
 
 from executor.serving.letters import Ended
 from superinfer.errors import ConfigError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 from superinfer.outputs import check_writable
 from superinfer.request import Request
 from traces.convert import lines_of, record_of

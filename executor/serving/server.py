@@ -27,9 +27,9 @@ from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
 from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.terminal import say
 
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""

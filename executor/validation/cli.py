@@ -12,8 +12,8 @@ import typer
 
 from executor.options import JsonAlone, Model, OwnDevice
 from superinfer.errors import ConfigError
-from superinfer.lab.options import NoPlots
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.options import NoPlots
+from superinfer.lab.cli.terminal import say
 from traces.printing import print_out
 
 if TYPE_CHECKING:

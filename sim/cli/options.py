@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from superinfer.lab.options import (
+from superinfer.lab.cli.options import (
     AsJson,
     AsReleased,
     Classes,

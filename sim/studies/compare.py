@@ -34,19 +34,24 @@ from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_relea
 from sim.studies.whole_runs import whole_runs
 from sim.summaries import simulated
 from sim.workload import kept_stdin, load_in_worker
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.idle_window import window_warning
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.idle_window import window_warning
+from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.trust import (
+    assumed_warning,
+    nominal_warning,
+    range_warning,
+    warnings_of,
+)
 from superinfer.lab.numbers import mean_summary
-from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from traces.printing import print_out, print_table
 
 COMPARISON, PICTURE = "comparison.json", "compare.png"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from sim.commands import check_folder
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.results import SUMMARY
 from superinfer.lab.studies.content import Runner
 from superinfer.lab.studies.study import Study
-from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 
 STUDY = ".study"

@@ -35,15 +35,15 @@ from sim.summaries import alone, simulated
 from sim.workload import kept_stdin, load_in_worker
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.prices import load_prices
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import write_run
 from superinfer.lab.studies.bisect import Fewest
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.targets import KINDS, outcomes
-from superinfer.lab.terminal import say
 from superinfer.metrics import RunMetrics
 from traces.printing import print_out, print_table
 from traces.workload import Workload

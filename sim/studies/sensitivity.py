@@ -29,14 +29,14 @@ from sim.studies.whole_runs import whole_runs
 from sim.summaries import few_summary
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import higher_is_better
 from superinfer.lab.pictures.tornado import write_tornado
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
 from superinfer.lab.studies.differences import Difference, check_metric, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
-from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table

@@ -36,8 +36,10 @@ from sim.summaries import alone, window_of
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.collection import no_collection
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.overload import overload_warning
+from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.trust import warnings_of
 from superinfer.lab.studies.targets import (
     USUAL,
     ClassOutcome,
@@ -45,8 +47,6 @@ from superinfer.lab.studies.targets import (
     propose,
     relax,
 )
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean

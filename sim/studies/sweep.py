@@ -26,14 +26,14 @@ from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_relea
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.columns import write_columns
 from superinfer.lab.config import Config
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
-from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 from traces.printing import print_out, print_table
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.cli.complaints import first_line
 from superinfer.lab.columns import Columns, read_columns, read_table, write_columns
-from superinfer.lab.complaints import first_line
 from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.lab.itl import itl_table
 from superinfer.lab.other_folders import what_lies_in

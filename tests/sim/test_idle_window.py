@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superinfer.lab.idle_window import window_warning
+from superinfer.lab.notices.idle_window import window_warning
 
 Command = Callable[..., tuple[int, str, str]]
 SAID = "run.window_s goes to 20 s, and the last request arrives at "

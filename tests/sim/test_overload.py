@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from superinfer.lab.overload import TOO_HIGH
+from superinfer.lab.notices.overload import TOO_HIGH
 
 Command = Callable[..., tuple[int, str, str]]
 

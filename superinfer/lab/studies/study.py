@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import Report, silent
 from superinfer.lab.config import Config
-from superinfer.lab.progress import Report, silent
 from superinfer.lab.results import Run, load_run
 from superinfer.lab.studies.content import Keys, Runner, load_runner
 from superinfer.lab.studies.engines.base import ATTEMPTS, Died, StudyEngine, Tick

@@ -10,8 +10,8 @@ import pytest
 
 from sim.cli.cache import train_reuse
 from superinfer.errors import ConfigError
-from superinfer.lab import reuse
-from superinfer.lab.reuse import EDGES_S, HIDDEN, examples, train
+from superinfer.lab import reuse_training
+from superinfer.lab.reuse_training import EDGES_S, HIDDEN, examples, train
 from superinfer.memory.reuse.features import FEATURES
 from superinfer.memory.reuse.model import CLIP, ReuseModel
 from superinfer.memory.reuse.trails import GAPS
@@ -65,8 +65,10 @@ def test_the_fit_tells_what_comes_again() -> None:
     weights = {k: torch.from_numpy(v) for k, v in arrays.items() if k[:2] in ("w_", "b_", "p_")}
     known = np.clip((data.features - arrays["mean"]) / arrays["scale"], -CLIP, CLIP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reuse, "DROPOUT", 0.0)
-        logits = reuse._logits(torch, weights, torch.from_numpy(known), torch.from_numpy(data.gaps))
+        patch.setattr(reuse_training, "DROPOUT", 0.0)
+        logits = reuse_training._logits(
+            torch, weights, torch.from_numpy(known), torch.from_numpy(data.gaps)
+        )
     assert hazards == pytest.approx(torch.sigmoid(logits).numpy(), abs=1e-5)
 
 
@@ -80,7 +82,8 @@ def test_equal_seeds_give_equal_weights() -> None:
 def test_the_command_tells_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reuse, "train", lambda parts, *_: {"used": np.array(len(parts[0]))})
+    used = "superinfer.lab.reuse_training.train"
+    monkeypatch.setattr(used, lambda parts, *_: {"used": np.array(len(parts[0]))})
     record = '{{"timestamp":{at},"input_length":512,"output_length":1,"hash_ids":[{at}]}}\n'
     trace, out = tmp_path / "t.jsonl", tmp_path / "m.npz"
     trace.write_text("".join(record.format(at=at) for at in range(8)))

@@ -6,7 +6,7 @@ from harness import FakeCost
 
 from superinfer.costs import DEVICES, PRESETS, RooflineCost
 from superinfer.costs.learned import WARM_UP, LearnedCost
-from superinfer.lab.beliefs import beliefs_notes, beliefs_of
+from superinfer.lab.notices.beliefs import beliefs_notes, beliefs_of
 
 
 def learned(decodes: float | None = None, prefills: float | None = None) -> LearnedCost:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superinfer.lab.overload import TOO_HIGH, left_over_s, overload_warning
+from superinfer.lab.notices.overload import TOO_HIGH, left_over_s, overload_warning
 from superinfer.lab.studies.targets import ClassOutcome
 
 OPEN = {"concurrency": 0, "sessions": "open", "backlog": {}, "in_flight": {}}

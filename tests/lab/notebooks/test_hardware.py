@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab import gain_frame, load_resimulated, load_steady, plot_errors, plot_parity
 
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "experiments" / "results"
 H200 = RESULTS / "h200-early" / "resimulated.json"
 STEADY = RESULTS / "simulated" / "accuracy" / "steady" / "summary.json"
 

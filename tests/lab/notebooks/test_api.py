@@ -37,7 +37,7 @@ from superinfer.lab import (
     plot_timeline,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PLOTS: list[Callable[..., Axes]] = [plot_latency_cdf, plot_slo_attainment, plot_kv, plot_timeline]
 
 

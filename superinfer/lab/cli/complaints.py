@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from superinfer.errors import SuperInferError
-from superinfer.lab.terminal import printable
+from superinfer.lab.cli.terminal import printable
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C has ended."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from superinfer.lab.config import load_config
-from superinfer.lab.idle_settings import idle_settings
+from superinfer.lab.notices.idle_settings import idle_settings
 from superinfer.request import Request
 from superinfer.slo_classes import PRESETS
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from superinfer.lab.complaints import reason_of
+from superinfer.lab.cli.complaints import reason_of
 
 FULL = os.strerror(errno.ENOSPC)
 

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Literal
 
 from superinfer.errors import ConfigError
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notebooks.run_sources import Arms, Sources, arms_of, plot_data_of
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.pictures.canvas import given_or_new, titled, with_legend, with_legend_below
 from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.pictures.latency_curves import check_class, check_latency, latency_curves
 from superinfer.lab.results import Run
-from superinfer.lab.run_sources import Arms, Sources, arms_of, plot_data_of
 from superinfer.lab.studies.differences import METRICS, Difference, check_metrics, differences
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from superinfer.errors import ConfigError
+from superinfer.lab.notebooks.run_sources import Arms, Source, Sources, arms_of, run_of
 from superinfer.lab.numbers import column_of, mean_number
 from superinfer.lab.pictures.latency_curves import check_latency
 from superinfer.lab.results import Run
-from superinfer.lab.run_sources import Arms, Source, Sources, arms_of, run_of
 from superinfer.lab.studies.paired import Estimate, RequestRows, interval_of
 from superinfer.metrics.statistics import QUANTILES
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from superinfer.lab.complaints import complain
-from superinfer.lab.terminal import printable
+from superinfer.lab.cli.complaints import complain
+from superinfer.lab.cli.terminal import printable
 
 
 def test_what_would_steer_a_terminal_is_shown_and_nothing_else_changes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.hybrids import (
+from superinfer.lab.notices.hybrids import (
     footnote,
     hybrid_note,
     is_hybrid,

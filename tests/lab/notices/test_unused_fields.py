@@ -10,7 +10,7 @@ import pytest
 
 from sim.run import run_simulation
 from superinfer.lab.config import Config, load_config
-from superinfer.lab.unused_fields import BY_PRIORITY, goes_by_priority, unused_fields
+from superinfer.lab.notices.unused_fields import BY_PRIORITY, goes_by_priority, unused_fields
 from superinfer.request import Request
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.fcfs import FcfsScheduler

@@ -1,6 +1,6 @@
 """What the commands of `superinfer-sim` do: read, simulate, summarise, write.
 
-How a run becomes a summary is in `summaries.py`, what is said meanwhile in `notices.py`.
+How a run becomes a summary is in `summaries.py`, what is said meanwhile in `notices`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.notices import (
-    as_point,
-    say_of_letters,
-    say_of_parts,
-    say_of_points,
-    say_of_run,
-    say_of_workload,
-    show_summary,
-    warn_of_notes,
-)
+from sim.notices.after import say_of_letters, say_of_run, show_summary
+from sim.notices.before import as_point, say_of_parts, say_of_points, say_of_workload, warn_of_notes
 from sim.run import build_engine, copy_seconds
 from sim.summaries import few_summary, simulated
 from sim.workload import load_workload

@@ -17,15 +17,8 @@ from sim.commands import (
     default_run_folder,
     read_workload,
 )
-from sim.notices import (
-    as_points,
-    say_of_cut,
-    say_of_letters,
-    say_of_parts,
-    say_of_points,
-    say_without_targets,
-    warn_of_notes,
-)
+from sim.notices.after import say_of_cut, say_of_letters, say_without_targets
+from sim.notices.before import as_points, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
 from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome

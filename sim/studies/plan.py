@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import (
+from sim.notices.before import (
     as_point,
     say_of_pairs,
     say_of_points,

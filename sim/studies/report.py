@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim.commands import check_folder
-from sim.notices import say_of_letters
+from sim.notices.after import say_of_letters
 from sim.studies.compare import compared, write_compare_pages
 from superinfer.errors import ConfigError
 from superinfer.lab.cli.terminal import say

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import default_run_folder, read_workload
-from sim.notices import as_points, say_of_points
+from sim.notices.before import as_points, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
 from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst

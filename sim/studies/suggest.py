@@ -22,7 +22,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from sim.commands import read_workload
-from sim.notices import as_point, say_of_parts, say_of_points, warn_of_notes
+from sim.notices.before import as_point, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine, run_simulation
 from sim.studies.suggest_page import (
     attainments,

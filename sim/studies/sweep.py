@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import Points as Named
-from sim.notices import say_of_parts, say_of_points, warn_of_absent_classes
+from sim.notices.before import Points as Named
+from sim.notices.before import say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
 from sim.studies.compare import idle_window, warn_of_worst

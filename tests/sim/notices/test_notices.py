@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from specs import document, write_spec
 
-from sim.notices import MOST_NAMED
+from sim.notices.before import MOST_NAMED
 
 Command = Callable[..., tuple[int, str, str]]
 NOTE = "note: no request has a target"

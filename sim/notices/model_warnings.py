@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.cut_answers import context_of
+from sim.notices.cut_answers import context_of
 from superinfer.costs.shapes import left_out, load_shape
 from superinfer.lab.config import Config
 

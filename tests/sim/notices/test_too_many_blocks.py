@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sim.notices.too_many_blocks import GIB, too_many_blocks
 from sim.run import build_engine
-from sim.too_many_blocks import GIB, too_many_blocks
 from superinfer.costs import find_device
 from superinfer.lab.config import load_config
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sim.model_warnings import model_warnings
+from sim.notices.model_warnings import model_warnings
 from superinfer.lab.config import load_config
 
 LLAMA = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sim.cut_answers import context_of, cut_answers
+from sim.notices.cut_answers import context_of, cut_answers
 from sim.run import run_simulation
 from superinfer.lab.config import load_config
 from superinfer.request import Request

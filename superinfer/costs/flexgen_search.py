@@ -11,11 +11,12 @@ program.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from superinfer.costs.base import Chunk
 from superinfer.costs.devices import DeviceSpec
 from superinfer.costs.flexgen import FlexGenCost
-from superinfer.costs.placement import Placement
+from superinfer.costs.flexgen_placement import Placement
 from superinfer.costs.step import StepCost
 from superinfer.errors import ConfigError
 
@@ -65,13 +66,14 @@ def block_s(cost: FlexGenCost, prompt_tokens: int, answer_tokens: int) -> float:
 
 def _candidates() -> Iterator[tuple[int, int, int, int, int, int]]:
     """Shares in percent, those that use the GPU most first."""
-    grid = range(100, -1, -_STEP_PERCENT)
-    for weights in grid:
-        for cache in grid:
-            for moved in (100, 0):
-                for weights_cpu in range(100 - weights, -1, -_STEP_PERCENT):
-                    for cache_cpu in range(100 - cache, -1, -_STEP_PERCENT):
-                        yield weights, weights_cpu, cache, cache_cpu, moved, 100 - moved
+    for weights, cache, moved in product(_downwards(100), _downwards(100), (100, 0)):
+        on_cpu = product(_downwards(100 - weights), _downwards(100 - cache))
+        for weights_cpu, cache_cpu in on_cpu:
+            yield weights, weights_cpu, cache, cache_cpu, moved, 100 - moved
+
+
+def _downwards(percent: int) -> range:
+    return range(percent, -1, -_STEP_PERCENT)
 
 
 def _fits(cost: FlexGenCost, prompt_tokens: int, answer_tokens: int) -> bool:

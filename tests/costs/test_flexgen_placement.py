@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from superinfer.costs import FlexGenCost, HostCost, Placement, build_cost, load_device
-from superinfer.costs.placement import shares_of
-from superinfer.costs.placement_search import SAFETY, best_placement, block_s
+from superinfer.costs.flexgen_placement import shares_of
+from superinfer.costs.flexgen_search import SAFETY, best_placement, block_s
 from superinfer.errors import ConfigError
 
 T4 = load_device("t4-16g")

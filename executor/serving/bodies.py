@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from executor.steps.sampler import Sampling
 from superinfer.errors import ConfigError, InputError
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.native import MAX_NUMBER
+from traces.formats.native import MAX_NUMBER
 
 MOST_CHOICES = 128
 COMPLETION_TOKENS = 16

@@ -14,7 +14,7 @@ from executor.serving.bodies import Body, Slo, line
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.settings import unknown
-from traces.native import MAX_NUMBER
+from traces.formats.native import MAX_NUMBER
 
 CLASS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 TENANT = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")

@@ -1,4 +1,4 @@
-"""The options that the commands of `superinfer-sim` share, beside those of `lab.options`."""
+"""The options that the commands of `superinfer-sim` share, beside those of `lab.cli.options`."""
 
 from __future__ import annotations
 

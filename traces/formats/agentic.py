@@ -28,9 +28,9 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from superinfer.errors import ConfigError, InputError
-from traces.archive import Member, holds_any, is_tar, members, tar_members
 from traces.fields import LENGTH_EXPECTED, field_error
-from traces.native import Length, Number, Record
+from traces.formats.archive import Member, holds_any, is_tar, members, tar_members
+from traces.formats.native import Length, Number, Record
 from traces.source import RecordError, Source, trace_name
 
 SESSION_GAP_S = 60.0

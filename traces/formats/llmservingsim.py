@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from traces.fields import LENGTH_EXPECTED, field_error, shown
-from traces.native import MAX_NUMBER, Length, Record, explain
+from traces.formats.native import MAX_NUMBER, Length, Record, explain
 from traces.source import RecordError
 
 BLOCK_TOKENS = 16

@@ -14,7 +14,7 @@ from typing import Any
 from superinfer.errors import InputError
 from superinfer.settings import did_you_mean
 from traces.fields import not_utf8, shown
-from traces.otlp import has_spans, spans_of
+from traces.logs.otlp import has_spans, spans_of
 from traces.source import RecordError, Source
 
 _DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}

@@ -11,7 +11,7 @@ import pytest
 
 from superinfer.errors import ConfigError, InputError
 from traces.convert import lines_of
-from traces.from_log import Columns, Log, read_log
+from traces.logs.from_log import Columns, Log, read_log
 from traces.readers import read_trace
 
 CSV = Columns("at", "in", "out")

@@ -17,9 +17,9 @@ from public_data import needed
 
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import Request
-from traces.agentic import API_S, API_S_PER_TOKEN, SESSION_GAP_S
 from traces.convert import native_bytes, write_lines
 from traces.dialect import Dialect
+from traces.formats.agentic import API_S, API_S_PER_TOKEN, SESSION_GAP_S
 from traces.readers import read_trace
 from traces.stats import trace_stats
 from traces.workload import Workload

@@ -20,8 +20,7 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.settings import did_you_mean
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.fields import LENGTH_EXPECTED, shown
-from traces.log_rows import Row, is_json, names_in, rows_of, value_of
-from traces.native import (
+from traces.formats.native import (
     MAX_NUMBER,
     MOONCAKE_BLOCK_TOKENS,
     OTHER_SIZE,
@@ -29,6 +28,7 @@ from traces.native import (
     Record,
     check_hash_ids,
 )
+from traces.logs.log_rows import Row, is_json, names_in, rows_of, value_of
 from traces.source import RecordError, Source, open_source
 from traces.workload import skipped_note
 

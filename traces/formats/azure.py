@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.fields import not_utf8, shown
-from traces.native import Record
+from traces.formats.native import Record
 from traces.source import RecordError
 
 HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from superinfer.errors import InputError
-from traces.from_log import Columns, Log, read_log
-from traces.otlp import has_spans, spans_of
+from traces.logs.from_log import Columns, Log, read_log
+from traces.logs.otlp import has_spans, spans_of
 from traces.source import RecordError
 
 USAGE = "attributes.gen_ai.usage"

@@ -122,7 +122,7 @@ class LoadingOptions:
     graphs: Graphs = True
 
     def chosen(self) -> ModelOptions:
-        """The same for a session, whose module needs torch."""
+        """These options as a session takes them; its module needs torch."""
         from executor.session import ModelOptions
 
         return ModelOptions(self.dtype, self.int8, self.random_weights, self.graphs)

@@ -79,7 +79,7 @@ def run_simulation(
 
 
 def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult:
-    """The same on one replica."""
+    """Simulate the workload on one replica."""
     answers, before = workload.output_tokens, _as_it_is(config, workload)
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()
@@ -97,7 +97,7 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
 
 
 def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
-    """The same on replicas behind a router, one for each of `sinks`.
+    """Simulate the workload on replicas behind a router, one for each of `sinks`.
 
     A cluster of one gives the events and times of a single engine, which runs without these events.
     """

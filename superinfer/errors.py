@@ -23,7 +23,7 @@ class InputError(SuperInferError):
 
     @property
     def in_file(self) -> str:
-        """The same for a reader who knows which file."""
+        """The message without the file, for a reader who knows which."""
         return str(InputError(self.expected, line=self.line, field=self.field))
 
 

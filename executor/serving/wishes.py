@@ -46,8 +46,8 @@ class Reader:
         return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, objective)
 
     def chat(self, body: ChatBody, objective: Objective) -> list[Wish]:
-        """The same of a conversation, whose answer may be as long as its class and the context
-        allow.
+        """Every choice for a conversation, whose answer may be as long as its class and the context
+        allow. InputError for what cannot be.
         """
         self._require_served(body, 1)
         return self._wishes(body, [self.prompts.of_chat(body)], body.limit, objective)

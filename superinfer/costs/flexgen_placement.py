@@ -91,7 +91,7 @@ class Placement:
         return not packed and all(kind.gpu == 1.0 for kind in shares)
 
     def with_percent(self, percent: Sequence[float]) -> Placement:
-        """The same with these shares given; ConfigError where they cannot be."""
+        """This placement with other shares; ConfigError where they cannot be."""
         weights, cache, activations = shares_of(percent)
         return replace(
             self, weights=weights, cache=cache, activations=activations, search_tokens=None

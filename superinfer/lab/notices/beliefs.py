@@ -30,7 +30,7 @@ def beliefs_of(believed: Sequence[CostModel]) -> dict[str, Any]:
 
 
 def beliefs_notes(beliefs: Mapping[str, Any]) -> list[str]:
-    """The same in a line for the user."""
+    """A `beliefs` block in a line for the user."""
     said = f"schedulers predicted step times with {beliefs['profile']}"
     if not beliefs["learned"]:
         return [said]

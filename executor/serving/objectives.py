@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from executor.serving.bodies import Body, Slo, line
+from executor.serving.http.bodies import Body, Slo, line
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.settings import unknown

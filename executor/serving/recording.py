@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
 from superinfer.errors import ConfigError
 from superinfer.lab.cli.terminal import say
 from superinfer.outputs import check_writable

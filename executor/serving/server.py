@@ -17,10 +17,10 @@ import uvicorn
 
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
-from executor.serving.app import build_app
 from executor.serving.chat import load_template
-from executor.serving.engine_client import EngineClient
-from executor.serving.engine_process import engine_process
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_process import engine_process
+from executor.serving.http.app import build_app
 from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from executor.models.base import check_length
-from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
-from executor.serving.letters import Facts, Wish
+from executor.serving.engine.letters import Facts, Wish
+from executor.serving.http.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
 from executor.serving.objectives import Objective, Tenants, objective_of
 from executor.serving.prompts import Naming, Prompts
 from executor.steps.sampler import GREEDY

@@ -14,8 +14,8 @@ from executor.clocks.clock import LONGEST_SLEEP_S, POLL_S, RealTime
 from executor.models import Model
 from executor.models.text import Text
 from executor.models.tokenizer import Tokenizer
-from executor.serving.letters import Ask, Begun, Ended, Leave, Wish, request_of
-from executor.serving.outbox import Outbox
+from executor.serving.engine.letters import Ask, Begun, Ended, Leave, Wish, request_of
+from executor.serving.engine.outbox import Outbox
 from executor.serving.prompts import Naming
 from executor.steps.sampler import History
 from superinfer.engine import Engine

@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from executor.serving.bodies import Body, ChatBody, CompletionBody
-from executor.serving.exchange import Exchange
-from executor.serving.guards import MOST_VALUES, BodyLimit, KeyCheck
-from executor.serving.letters import Wish
+from executor.serving.engine.letters import Wish
+from executor.serving.http.bodies import Body, ChatBody, CompletionBody
+from executor.serving.http.exchange import Exchange
+from executor.serving.http.guards import MOST_VALUES, BodyLimit, KeyCheck
+from executor.serving.http.refusals import add_refusals, refusal
+from executor.serving.http.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.objectives import urgency
-from executor.serving.refusals import add_refusals, refusal
-from executor.serving.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.service import Service, new_id
 
 REQUEST_ID = "x-request-id"

@@ -7,10 +7,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from executor.serving.engine_client import Closed
-from executor.serving.replies import error_body
+from executor.serving.engine.engine_client import Closed
+from executor.serving.http.replies import error_body
+from executor.serving.http.telling import Unfinished
 from executor.serving.service import Overloaded
-from executor.serving.telling import Unfinished
 from superinfer.errors import InputError
 
 MOST_MESSAGE_CHARACTERS = 1000

@@ -9,11 +9,21 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from executor.serving.letters import Ask, Begun, Ended, EngineState, Facts, Leave, Look, Over, Stop
+from executor.serving.engine.letters import (
+    Ask,
+    Begun,
+    Ended,
+    EngineState,
+    Facts,
+    Leave,
+    Look,
+    Over,
+    Stop,
+)
+from executor.serving.engine.outbox import Outbox
+from executor.serving.engine.waiting import Waiting
 from executor.serving.objectives import urgency
-from executor.serving.outbox import Outbox
 from executor.serving.streams import Stream
-from executor.serving.waiting import Waiting
 from superinfer.errors import SuperInferError
 
 GONE = "the server is shutting down"

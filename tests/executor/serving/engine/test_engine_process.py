@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from executor.serving import engine_process
-from executor.serving.engine_process import ENDING_S
+from executor.serving.engine import engine_process
+from executor.serving.engine.engine_process import ENDING_S
 
 
 @pytest.mark.parametrize("loading", [True, False])

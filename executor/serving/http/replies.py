@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from executor.serving.bodies import Json
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
+from executor.serving.http.bodies import Json
 from executor.serving.streams import Stream
 
 Reply = Json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from executor.serving.waiting import Waiting
+from executor.serving.engine.waiting import Waiting
 
 CHAT, BATCH = (0, False), (0, True)
 

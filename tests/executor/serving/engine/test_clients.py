@@ -17,12 +17,13 @@ import httpx
 import pytest
 from serving_kit import Served, asking, held, serving, until
 
-from executor.serving import clients, server
-from executor.serving.bodies import CompletionBody
-from executor.serving.engine_client import Closed
-from executor.serving.exchange import Exchange
-from executor.serving.letters import Leave, Wish
-from executor.serving.replies import COMPLETION, Envelope
+from executor.serving import server
+from executor.serving.engine import clients
+from executor.serving.engine.engine_client import Closed
+from executor.serving.engine.letters import Leave, Wish
+from executor.serving.http.bodies import CompletionBody
+from executor.serving.http.exchange import Exchange
+from executor.serving.http.replies import COMPLETION, Envelope
 from executor.serving.service import Rules, Service
 from superinfer.schedulers.fcfs import FcfsScheduler
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serving_kit import Served, asking, serving
 from starlette.exceptions import HTTPException
 
-from executor.serving.guards import MOST_BODY_BYTES, MOST_VALUES, BodyLimit, JsonSize
+from executor.serving.http.guards import MOST_BODY_BYTES, MOST_VALUES, BodyLimit, JsonSize
 from executor.serving.service import Rules
 
 

@@ -24,10 +24,10 @@ from typing import Any
 from executor.models.config import read_config
 from executor.models.tokenizer import Tokenizer, load_tokenizer
 from executor.ranks.processes import ranks_of
-from executor.serving.clients import Clients
-from executor.serving.engine_thread import EngineThread
-from executor.serving.letters import EngineState, Facts, Look, Over, Stop
-from executor.serving.outbox import Outbox
+from executor.serving.engine.clients import Clients
+from executor.serving.engine.engine_thread import EngineThread
+from executor.serving.engine.letters import EngineState, Facts, Look, Over, Stop
+from executor.serving.engine.outbox import Outbox
 from executor.session import ModelOptions, Session, open_session, source_of
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.errors import SuperInferError

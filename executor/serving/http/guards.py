@@ -8,7 +8,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from executor.serving.refusals import refusal
+from executor.serving.http.refusals import refusal
 
 MOST_BODY_BYTES = 32 << 20
 MOST_VALUES = 1 << 20

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from serving_kit import PATIENCE_S, ended
 
-from executor.serving import engine_client
-from executor.serving.engine_client import EngineClient
-from executor.serving.engine_process import tell_the_end
-from executor.serving.letters import Ask, EngineState, Facts, Look, Over, Stop
+from executor.serving.engine import engine_client
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_process import tell_the_end
+from executor.serving.engine.letters import Ask, EngineState, Facts, Look, Over, Stop
 from executor.serving.streams import Stream
 from superinfer.errors import ConfigError, SuperInferError
 

@@ -11,11 +11,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from executor.serving.bodies import Body
-from executor.serving.replies import Envelope
+from executor.serving.http.bodies import Body
+from executor.serving.http.replies import Envelope
+from executor.serving.http.telling import stream_begins, stream_events, whole_reply
 from executor.serving.service import Service
 from executor.serving.streams import Stream
-from executor.serving.telling import stream_begins, stream_events, whole_reply
 
 CLIENT_CLOSED = 499
 """As nginx has it; nobody reads it."""

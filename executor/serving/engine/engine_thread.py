@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from multiprocessing import Pipe
 
 from executor.driver import Driver
-from executor.serving.clients import Clients, LiveTime
+from executor.serving.engine.clients import Clients, LiveTime
 from executor.session import STEP_SIZES, Session, out_of_memory
 from superinfer.lab.config.policy_faults import faults_named
 

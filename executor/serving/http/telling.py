@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from executor.serving.letters import Ended
-from executor.serving.replies import (
+from executor.serving.engine.letters import Ended
+from executor.serving.http.replies import (
     DONE,
     Envelope,
     Reply,

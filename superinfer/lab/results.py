@@ -122,7 +122,7 @@ class Run:
         return self._stored[table]
 
 
-def window_of(summary: Mapping[str, Any]) -> Window | None:
+def measured_window(summary: Mapping[str, Any]) -> Window | None:
     """The part of a run that was measured; None for all of it."""
     found = (summary.get("load") or {}).get("window_s")
     return Window(float(found[0]), float(found[1])) if found else None
@@ -130,7 +130,7 @@ def window_of(summary: Mapping[str, Any]) -> Window | None:
 
 def measured_rows(summary: Mapping[str, Any], arrival_s: Floats) -> Bools:
     """Mask of the requests that the summary counts: those that arrived in the window."""
-    window = window_of(summary)
+    window = measured_window(summary)
     return np.ones(arrival_s.size, np.bool_) if window is None else window.holds(arrival_s)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from superinfer.lab.columns import Columns
 from superinfer.lab.itl import decimated
 from superinfer.lab.metric_names import Summary
-from superinfer.lab.results import Run, measured_rows, window_of
+from superinfer.lab.results import Run, measured_rows, measured_window
 from superinfer.metrics import Window
 from superinfer.metrics.tokens import Bools
 from superinfer.records.run import Floats
@@ -62,7 +62,7 @@ class PlotData:
     @property
     def window(self) -> Window | None:
         """The part of the run that is measured; None for all of it."""
-        return window_of(self.summary)
+        return measured_window(self.summary)
 
     def measured(self) -> Bools:
         """Mask of the requests that the summary counts."""

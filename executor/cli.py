@@ -25,8 +25,8 @@ from executor.options import (
     with_options,
 )
 from superinfer.errors import ConfigError
-from superinfer.lab.complaints import close_stdout, run_program
-from superinfer.lab.options import AsJson, NoPlots
+from superinfer.lab.cli.complaints import close_stdout, run_program
+from superinfer.lab.cli.options import AsJson, NoPlots
 
 MORE_COMMANDS = (
     "executor.bench.cli",

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from executor.serving.bodies import Body, Slo, line
+from executor.serving.http.bodies import Body, Slo, line
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.settings import unknown
-from traces.native import MAX_NUMBER
+from traces.formats.native import MAX_NUMBER
 
 CLASS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 TENANT = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")

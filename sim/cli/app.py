@@ -34,8 +34,8 @@ from sim.cli.report import report
 from sim.cli.sensitivity import sensitivity
 from sim.cli.sweep import sweep
 from sim.cli.tune import tune
-from superinfer.lab.complaints import run_program
-from superinfer.lab.options import AsJson, NoPlots, Scheduler
+from superinfer.lab.cli.complaints import run_program
+from superinfer.lab.cli.options import AsJson, NoPlots, Scheduler
 from traces.cli.app import app as traces_app
 
 app = typer.Typer(

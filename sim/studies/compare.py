@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,35 @@ from sim.commands import (
     check_folder,
     default_run_folder,
     read_workload,
-    simulated,
 )
-from sim.notices import (
-    as_points,
-    say_of_cut,
-    say_of_letters,
-    say_of_parts,
-    say_of_points,
-    say_without_targets,
-    warn_of_notes,
-)
+from sim.notices.after import say_of_cut, say_of_letters, say_without_targets
+from sim.notices.before import as_points, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
-from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_release
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import simulated
 from sim.workload import kept_stdin, load_in_worker
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.idle_window import window_warning
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.idle_window import window_warning
+from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.trust import (
+    assumed_warning,
+    nominal_warning,
+    range_warning,
+    warnings_of,
+)
 from superinfer.lab.numbers import mean_summary
-from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from traces.printing import print_out, print_table
 
 COMPARISON, PICTURE = "comparison.json", "compare.png"
@@ -168,8 +166,8 @@ def _study(
     stdin: bytes | None,
 ) -> Study:
     """The study of a comparison; its results lie in the comparison's folder until the end."""
-    inputs = stdin_file(root / STUDY / STDIN, stdin)
-    runner = Simulate(options.plots, inputs[0] if inputs else None)
+    make = partial(Simulate, options.plots)
+    runner, inputs = fed_runner(make, root / STUDY / STDIN, stdin)
     return Study(arms, root / STUDY, runner, seeds, inputs, workers)
 
 

@@ -27,7 +27,7 @@ from executor.models.text import Text
 from executor.steps.runner import Runner
 from superinfer import COMPILED
 from superinfer.costs import list_profiles, load_profile, load_shape, write_profile
-from superinfer.lab import complaints
+from superinfer.lab.cli import complaints
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
-from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.hybrids import footnote, marked
 from superinfer.lab.numbers import column_of, number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision

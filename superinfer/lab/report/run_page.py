@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from superinfer.lab.metric_names import LATENCIES, Summary
+from superinfer.lab.notices.trust import left_rows
 from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
@@ -31,7 +32,6 @@ from superinfer.lab.report.values import (
     targets,
 )
 from superinfer.lab.results import CONFIG, Run
-from superinfer.lab.trust import left_rows
 from superinfer.settings import is_number
 
 _KEY_FIGURES = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from executor.serving.bodies import CompletionBody
+from executor.serving.http.bodies import CompletionBody
 from executor.serving.objectives import (
     LEAST_URGENT,
     NO_TENANT,

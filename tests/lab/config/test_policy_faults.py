@@ -52,6 +52,14 @@ def complaint(
     return caught.value
 
 
+def test_a_class_of_a_notebook_is_in_no_other_process() -> None:
+    words = "has no attribute 'Mine'; other processes do not have what a notebook defines"
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, [], scheduler="__main__:Mine")
+    with pytest.raises(ConfigError, match=r"cannot import: No module named 'no_such'$"):
+        load_config(None, [], scheduler="no_such:Mine")
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [

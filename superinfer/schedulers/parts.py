@@ -84,6 +84,7 @@ class RankedQueue:
 
     def push(self, seq: Sequence) -> None:
         """Queue by rank; equal ranks do not occur."""
+        _check_rank(seq)
         if len(self._heap) > self._most:
             self._most = sweep(self._heap, _may_hold)
         heapq.heappush(self._heap, (seq.rank, id(seq), seq))
@@ -101,6 +102,14 @@ class RankedQueue:
     def pop(self) -> None:
         """Remove the head."""
         heapq.heappop(self._heap)
+
+
+def _check_rank(seq: Sequence) -> None:
+    """Refuse a rank that is neither above nor below others: it has no place among them."""
+    parts: tuple[object, ...] = seq.rank  # whatever a policy of one's own makes it of
+    for part in parts:
+        if part != part:  # noqa: PLR0124 - true of nan alone
+            raise PlanError(f"{seq!r} has the rank {shown_value(seq.rank)}: expected no nan in it")
 
 
 def _may_hold(entry: tuple[tuple[float, ...], int, Sequence]) -> bool:
@@ -134,6 +143,7 @@ class RankedList:
         if not items or items[-1].rank < seq.rank:
             items.append(seq)
             return
+        _check_rank(seq)
         place = bisect_left(items, seq.rank, key=_rank)
         if items[place].rank == seq.rank:
             raise PlanError(

@@ -133,3 +133,13 @@ def test_list_refuses_a_rank_that_it_has(rank: float) -> None:
         ranks.add(ranked(place))
     with pytest.raises(PlanError, match="expected unique ranks"):
         ranks.add(ranked(rank))
+
+
+def test_a_rank_that_does_not_compare_has_no_place() -> None:
+    nan = float("nan")
+    with pytest.raises(PlanError, match="expected no nan in it"):
+        RankedQueue(State.WAITING).push(ranked(nan, 1))
+    items = RankedList()
+    items.add(ranked(0, 1))
+    with pytest.raises(PlanError, match="expected no nan in it"):
+        items.add(ranked(nan, 2))

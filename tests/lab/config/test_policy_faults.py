@@ -94,6 +94,11 @@ def test_a_class_of_a_notebook_is_in_no_other_process() -> None:
             "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",
         ),
         (
+            "def rank(self, seq): return (float('nan'), seq.request.index)",
+            PlanError,
+            "has the rank (nan, 0): expected no nan in it",
+        ),
+        (
             "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now",
             PlanError,
             "next_wakeup: expected None or a time after now (",

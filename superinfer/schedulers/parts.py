@@ -70,24 +70,26 @@ def deadline_s(request: Request) -> float:
 
 
 class RankedQueue:
-    """Sequences in one state, lowest rank first. One that left that state, or has another rank by
-    now, is passed over.
+    """Sequences in one state, lowest rank first and of equal ones who came first. One that left
+    that state, or has another rank by now, is passed over.
     """
 
-    __slots__ = ("_heap", "_most", "_state")
+    __slots__ = ("_heap", "_most", "_pushed", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
+        self._pushed = 0
         self._most = FEWEST
         """With more entries than this, those that can never hold again are looked for."""
 
     def push(self, seq: Sequence) -> None:
-        """Queue by rank; equal ranks do not occur."""
+        """Queue by rank."""
         _check_rank(seq)
         if len(self._heap) > self._most:
             self._most = sweep(self._heap, _may_hold)
-        heapq.heappush(self._heap, (seq.rank, id(seq), seq))
+        self._pushed += 1  # breaks ties, so that sequences are never compared
+        heapq.heappush(self._heap, (seq.rank, self._pushed, seq))
 
     def head(self) -> Sequence | None:
         """The sequence whose turn it is."""

@@ -93,9 +93,17 @@ def _header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, st
     if found is None:
         return names[0], ""
     try:
-        return found, line(headers[found])
+        return found, line(_letters(headers[found]))
     except ValueError as error:
         raise InputError(str(error), field=found) from None
+
+
+def _letters(value: str) -> str:
+    """A header's text: its bytes were taken for Latin-1, and who has other letters sends UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def _class(headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]) -> SLOClass:

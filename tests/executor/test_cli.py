@@ -29,6 +29,7 @@ from superinfer import COMPILED
 from superinfer.costs import list_profiles, load_profile, load_shape, write_profile
 from superinfer.lab.cli import complaints
 from superinfer.lab.results import load_run
+from superinfer.lab.versions import version_of
 from superinfer.schedulers import SCHEDULERS
 
 ROOT = Path(__file__).parents[2]
@@ -513,3 +514,8 @@ def test_a_reader_who_goes_away_is_told_nothing(
     monkeypatch.setattr(cli, "close_stdout", lambda: closed.append(True))
     assert call(monkeypatch, capsys, "run") == (1, "", "")
     assert closed
+
+
+def test_the_version(monkeypatch, capsys):
+    found = call(monkeypatch, capsys, "--version")
+    assert found == (0, f"superinfer {version_of('superinfer')}\n", "")

@@ -374,7 +374,8 @@ def _take_contents(record: Record, row: Mapping[str, Any], columns: Columns) -> 
     value = _value(row, name)
     try:
         found = msgspec.json.decode(value) if isinstance(value, str) else value
-        record.hash_ids = msgspec.convert(found, tuple[HashId, ...])
+        # Lax: exports of OpenTelemetry write numbers of 64 bits as text.
+        record.hash_ids = msgspec.convert(found, tuple[HashId, ...], strict=False)
     except (ValueError, RecursionError):
         expected = "expected a list of 64-bit integers"
         raise RecordError(name, f"{expected}, got {shown(value)}") from None

@@ -2,7 +2,8 @@
 
 The format is OTLP's JSON encoding of `TracesData`; a file has one such object per line, or is one.
 A span becomes a flat row: its fields, its `attributes` by key, and those of its resource as
-`resource.attributes`. Integers of 64 bits are text in this encoding and stay so.
+`resource.attributes`. Integers of 64 bits are text in this encoding and stay so. Lists and maps
+among the attributes become lists and objects.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ def _row(span: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, Any]
 
 def _attributes(owner: Any) -> dict[str, Any]:
     """By key; none where the owner is no object or has none."""
-    pairs = owner.get("attributes") if isinstance(owner, dict) else None
+    return _by_key(owner.get("attributes") if isinstance(owner, dict) else None)
+
+
+def _by_key(pairs: Any) -> dict[str, Any]:
     if not isinstance(pairs, list):
         return {}
     return {
@@ -68,6 +72,12 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """What an `AnyValue`, as `{"intValue": "812"}`, holds."""
-    if isinstance(value, dict) and len(value) == 1:
-        return next(iter(value.values()))
-    return value
+    if not (isinstance(value, dict) and len(value) == 1):
+        return value
+    kind, inner = next(iter(value.items()))
+    values = (inner.get("values") or []) if isinstance(inner, dict) else None
+    if kind == "kvlistValue" and isinstance(values, list):
+        return _by_key(values)
+    if kind == "arrayValue" and isinstance(values, list):
+        return [_plain(each) for each in values]
+    return inner

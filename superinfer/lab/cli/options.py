@@ -91,3 +91,30 @@ RateScale = Annotated[
 WithoutSlo = Annotated[
     bool | None, typer.Option("--without-slo", help="Take every target away from the requests.")
 ]
+
+
+def with_version(app: typer.Typer) -> None:
+    """Give a program the option `--version`."""
+    app.callback()(_program)
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from superinfer.lab.versions import version_of
+
+        typer.echo(f"superinfer {version_of('superinfer')}")
+        raise typer.Exit
+
+
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    del version  # told by now

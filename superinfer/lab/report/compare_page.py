@@ -136,7 +136,8 @@ def _metrics(data: Mapping[str, PlotData], known: Known) -> list[Content]:
 def _metrics_note(known: Known) -> str:
     note = (
         "Below each value its difference from the reference, in percentage points for shares and "
-        "in per cent of the reference otherwise; better and worse say which way it goes."
+        "in per cent of the reference otherwise; better and worse say which way it goes. Bytes are "
+        "per GPU, of several replicas the sum."
     )
     note += _intervals_note(known)
     if _seeds(known) > 1:

@@ -183,6 +183,30 @@ def test_attributes_that_are_no_pairs_are_none() -> None:
     ]
 
 
+def test_attributes_of_lists_and_maps() -> None:
+    ids = {"arrayValue": {"values": [{"intValue": "7"}, {"stringValue": "x"}]}}
+    usage = {"kvlistValue": {"values": [{"key": "prompt", "value": {"intValue": "812"}}]}}
+    bare = {"arrayValue": {}}
+    found = call("a", 0, ids=ids, usage=usage, bare=bare, wrong={"arrayValue": 5})
+    (row,) = spans_of(export(found))
+    assert not isinstance(row, RecordError)
+    assert row["attributes"] == {
+        "ids": ["7", "x"],
+        "usage": {"prompt": "812"},
+        "bare": [],
+        "wrong": 5,
+    }
+
+
+def test_ids_of_blocks_in_a_list(tmp_path: Path) -> None:
+    """Numbers of 64 bits are text there, too."""
+    ids = {"arrayValue": {"values": [{"intValue": "7"}, {"intValue": str(-(2**63))}]}}
+    columns = replace(COLUMNS, hash_ids="attributes.ids", hash_block_size=8)
+    content = lines(export(call("a", 0, **tokens(9, 5), ids=ids)))
+    (record,) = log(tmp_path, content, columns).records
+    assert (record.hash_ids, record.hash_block_size) == ((7, -(2**63)), 8)
+
+
 @pytest.mark.parametrize("found", [None, [], {"resourceLogs": []}])
 def test_what_is_no_export_of_spans(found: Any) -> None:
     assert not has_spans(found)

@@ -32,7 +32,7 @@ from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.notices.idle_window import window_warning
-from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.overload import ALIKE, LATE, overload_warning
 from superinfer.lab.notices.trust import (
     assumed_warning,
     nominal_warning,
@@ -61,16 +61,19 @@ class Simulate:
     stdin: Path | None = None
     """What standard input gave, where the trace is `-`: a worker has none."""
 
-    def __call__(self, config: Config, folder: Path) -> None:
+    def __call__(self, config: Config, folder: Path) -> Path:
         metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         written = write_run(folder, metrics, summary, config.resolved())
         if self.plots:
             write_pages(written)
+        return written
 
 
-def simulate_into(config: Config, folder: Path) -> None:
-    """Simulate into a new result folder: the usual runner of a `Study`."""
-    Simulate()(config, folder)
+def simulate_into(config: Config, folder: Path) -> Path:
+    """Simulate into a new result folder: the usual runner of a `Study`. Gives the folder, which is
+    `FOLDER-2` or a later one where there is a result already.
+    """
+    return Simulate()(config, folder)
 
 
 def check_arms(arms: Arms, out: Path | None, seeds: int) -> None:
@@ -242,8 +245,10 @@ def _warn(result: StudyResult) -> None:
     """For every arm, name the run that spent most of its time outside the measured range, and the
     first ones that were sent more than they could serve, and for less time than is measured.
     """
-    for name in result.folders:
-        runs = whole_runs(result, name)
+    arms = {name: whole_runs(result, name) for name in result.folders}
+    # All arms are sent the same: where it was too much for one, it may have been for its rivals.
+    late = ALIKE if any(_overload(run) for runs in arms.values() for run in runs) else LATE
+    for name, runs in arms.items():
         worst = _worst(runs)
         if warning := range_warning(worst.summary["trust"]):
             say(f"warning: {_place_of(name, worst, runs)}: {warning}")
@@ -251,7 +256,7 @@ def _warn(result: StudyResult) -> None:
         for warning in (assumed_warning(worst.summary["trust"]), nominal):
             if warning:
                 say(f"warning: arm {name}: {warning}")
-        for about in (_overload, idle_window):
+        for about in (partial(_overload, late=late), idle_window):
             if told := next(((run, line) for run in runs if (line := about(run))), None):
                 say(f"warning: {_place_of(name, told[0], runs)}: {told[1]}")
 
@@ -279,9 +284,10 @@ def idle_window(run: Run) -> str:
     return window_warning(window_s, run.columns("requests")["arrival_s"]) if window_s else ""
 
 
-def _overload(run: Run) -> str:
+def _overload(run: Run, late: float = LATE) -> str:
     requests = run.columns("requests")
-    return overload_warning(run.summary["load"], requests["arrival_s"], requests["ttft_ms"] / 1e3)
+    ttft_s = requests["ttft_ms"] / 1e3
+    return overload_warning(run.summary["load"], requests["arrival_s"], ttft_s, late)
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

@@ -16,19 +16,24 @@ TOO_HIGH = "the load seems to be above what is served"
 FEWEST_REQUESTS = 60
 SHORTEST_S = 30.0
 """Fewer requests, or a shorter span of arrivals, tell nothing of a load."""
-_LATE = 1.25
+LATE = 1.25
 """Times the span of arrivals, after which first tokens are those of a queue that was left over."""
+ALIKE = 1.1
+"""The same beside a run that is over `LATE`: of the same load, so it is told of more of them."""
 _QUEUE = 0.99
 """Share of the first tokens that is looked at: a single long prompt at the end is no queue."""
 
 
-def overload_warning(load: Mapping[str, Any], arrival_s: Floats, ttft_s: Floats) -> str:
+def overload_warning(
+    load: Mapping[str, Any], arrival_s: Floats, ttft_s: Floats, late: float = LATE
+) -> str:
     """One line if first tokens were still owed long after the last arrival; empty otherwise.
 
     `load` is that of `summary.json`; the others hold a number per request, NaN for the TTFT of one
-    that got no token. Only of an open loop, in which nobody waits for answers before they ask.
+    that got no token. `late` is in spans of arrivals. Only of an open loop, in which nobody waits
+    for answers before they ask.
     """
-    last_s = left_over_s(arrival_s, ttft_s) if _open_loop(load) else 0.0
+    last_s = left_over_s(arrival_s, ttft_s, late) if _open_loop(load) else 0.0
     if not last_s:
         return ""
     return (
@@ -38,7 +43,7 @@ def overload_warning(load: Mapping[str, Any], arrival_s: Floats, ttft_s: Floats)
     )
 
 
-def left_over_s(arrival_s: Floats, ttft_s: Floats) -> float:
+def left_over_s(arrival_s: Floats, ttft_s: Floats, late: float = LATE) -> float:
     """Until when first tokens came, from the first arrival on, where that is long after the last
     arrival: of a queue that was left over. 0 where it is not, or too few came to tell.
     """
@@ -47,7 +52,7 @@ def left_over_s(arrival_s: Floats, ttft_s: Floats) -> float:
         return 0.0
     after_s = (arrival_s + ttft_s)[served] - arrival_s.min()
     last_s = float(np.quantile(after_s, _QUEUE, method="lower"))
-    return last_s if last_s > _LATE * np.ptp(arrival_s) else 0.0
+    return last_s if last_s > late * np.ptp(arrival_s) else 0.0
 
 
 def _open_loop(load: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superinfer.lab.notices.overload import TOO_HIGH, left_over_s, overload_warning
+from superinfer.lab.notices.overload import ALIKE, TOO_HIGH, left_over_s, overload_warning
 from superinfer.lab.studies.targets import ClassOutcome
 
 OPEN = {"concurrency": 0, "sessions": "open", "backlog": {}, "in_flight": {}}
@@ -26,6 +26,8 @@ def test_a_queue_that_is_left_over_is_named_with_its_length() -> None:
 
 def test_waits_that_do_not_outlast_the_arrivals_are_none() -> None:
     assert not overload_warning(OPEN, ARRIVAL_S, np.full(100, 20.0))
+    assert overload_warning(OPEN, ARRIVAL_S, np.full(100, 20.0), ALIKE)
+    assert not overload_warning(OPEN, ARRIVAL_S, np.full(100, 9.0), ALIKE)
 
 
 def test_one_long_prompt_at_the_end_is_no_queue() -> None:

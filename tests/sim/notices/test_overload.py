@@ -48,6 +48,20 @@ def test_only_an_overload_is_said_once_for_each_run(
     assert TOO_HIGH not in fits
 
 
+def test_an_arm_that_is_nearly_over_is_named_beside_one_that_is(
+    command: Command, folder: Path
+) -> None:
+    (folder / "nearly.jsonl").write_text(trace(5500))
+    arm = ("compare", "nearly.jsonl", "--no-plots", "--schedulers", "fcfs")
+    assert TOO_HIGH not in command(*arm)[2]
+    (folder / "slow.toml").write_text(
+        '[run]\nscheduler = "vllm"\n[scheduler]\nmax_num_batched_tokens = 256\n'
+    )
+    _, _, error = command(*arm, "--arm", "slow.toml")
+    for name in ("fcfs", "slow"):
+        assert f"warning: arm {name}: {TOO_HIGH}" in error
+
+
 def test_a_closed_loop_is_never_too_much(command: Command) -> None:
     _, _, error = command("run", "much.jsonl", "--concurrency", "4", "--no-plots")
     assert TOO_HIGH not in error

@@ -157,6 +157,13 @@ def test_a_scheduler_is_named(
             PlanError,
             "victim: expected ",
         ),
+        (
+            "def unused(self, node):\n"
+            "        from superinfer.memory.leaves import Leaves\n"
+            "        Leaves(lambda node: (float('nan'), 1.0), bool).push(node)",
+            PlanError,
+            "a leaf has the rank (nan, 1.0): expected no nan in it",
+        ),
         ("def fate(self, seq, draft): return 'drop'", PlanError, "fate: expected 'recompute' or"),
         (
             "def fate(self, seq, draft): return 'drop' * 999",

@@ -20,8 +20,8 @@ from setuptools.command.build_py import build_py
 MODULES = {
     "superinfer": "batch heaps plan request sequence",
     "superinfer/records": "recorder",
-    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen graphs kernels learned "
-    "placement roofline step tables",
+    "superinfer/costs": "base calibrated coverage encoder_decoder flexgen flexgen_placement graphs "
+    "kernels learned roofline step tables",
     "sim": "backend cluster driver environment oracle stopwatch",
 }
 PACKAGES = tuple(

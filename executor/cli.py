@@ -25,8 +25,8 @@ from executor.options import (
     with_options,
 )
 from superinfer.errors import ConfigError
-from superinfer.lab.complaints import close_stdout, run_program
-from superinfer.lab.options import AsJson, NoPlots
+from superinfer.lab.cli.complaints import close_stdout, run_program
+from superinfer.lab.cli.options import AsJson, NoPlots, with_version
 
 MORE_COMMANDS = (
     "executor.bench.cli",
@@ -51,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+with_version(app)
 
 
 @app.command()

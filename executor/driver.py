@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import inf
 
 from executor.backend import TorchBackend
-from superinfer.errors import StuckError
+from superinfer.errors import stuck_error
 from superinfer.plan import Plan
 
 
@@ -39,12 +39,7 @@ class Driver:
         if self.stopped:
             self.engine.close(self.now)
         elif self.engine.live:
-            waiting = next(iter(self.engine.live))
-            raise StuckError(
-                f"{len(self.engine.live)} requests can never run "
-                f"(first: {waiting.request.request_id}): the scheduler plans nothing, and nothing "
-                "is to come"
-            )
+            raise stuck_error([seq.request.request_id for seq in self.engine.live])
 
     # -- inside ---------------------------------------------------------------------------------
 

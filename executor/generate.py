@@ -21,7 +21,8 @@ from executor.session import ModelOptions, Session, load_t5, open_session, out_o
 from executor.steps.sampler import History, Sampling
 from executor.translate import translate
 from superinfer.errors import InputError
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config, load_config
 from superinfer.request import Request
 
@@ -98,10 +99,7 @@ def _answer(
 def _limit(wish: Wish, room: int) -> int:
     """Most tokens of the answer; a warning where the context has less room than was asked for."""
     if wish.max_tokens > room:
-        print(
-            f"warning: --max-tokens {wish.max_tokens}: the context has room for {room}",
-            file=sys.stderr,
-        )
+        say(f"warning: --max-tokens {wish.max_tokens}: the context has room for {room}")
     return min(wish.max_tokens, room)
 
 

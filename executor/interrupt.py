@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from superinfer.lab.cli.terminal import say
 
 if TYPE_CHECKING:
     from executor.driver import Driver
@@ -24,7 +25,7 @@ def stopping(
             raise KeyboardInterrupt
         driver.stop()
         if message:
-            print(message, file=sys.stderr)
+            say(message)
 
     before = signal.signal(signal.SIGINT, stop)
     try:

@@ -1,4 +1,4 @@
-"""The options that the commands of `superinfer-exec` share, beside those of `lab.options`."""
+"""The options that the commands of `superinfer-exec` share, beside those of `lab.cli.options`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from executor.clocks.timers import CLOCK_HELP
-from superinfer.lab.option_groups import Group, signature_of, ungrouped
-from superinfer.lab.options import (
+from superinfer.lab.cli.option_groups import Group, signature_of, ungrouped
+from superinfer.lab.cli.options import (
     AsReleased,
     Classes,
     ConfigFile,
@@ -122,7 +122,7 @@ class LoadingOptions:
     graphs: Graphs = True
 
     def chosen(self) -> ModelOptions:
-        """The same for a session, whose module needs torch."""
+        """These options as a session takes them; its module needs torch."""
         from executor.session import ModelOptions
 
         return ModelOptions(self.dtype, self.int8, self.random_weights, self.graphs)

@@ -27,17 +27,17 @@ from superinfer import COMPILED
 from superinfer.costs import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.events import Sink
-from superinfer.lab.beliefs import beliefs_notes, beliefs_of
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.lab.config.released import without_release
-from superinfer.lab.hybrids import hybrid_note, pair_of
-from superinfer.lab.idle_settings import idle_settings
+from superinfer.lab.notices.beliefs import beliefs_notes, beliefs_of
+from superinfer.lab.notices.hybrids import hybrid_note, pair_of
+from superinfer.lab.notices.idle_settings import idle_settings
+from superinfer.lab.notices.unused_fields import unused_fields
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import default_folder, summary_json, write_run
-from superinfer.lab.terminal import say
-from superinfer.lab.unused_fields import unused_fields
 from superinfer.metrics import RunMetrics, Window
 from superinfer.outputs import check_writable
 from superinfer.plan import Plan

@@ -39,7 +39,7 @@ from superinfer.events import Sink
 from superinfer.lab.config import Config
 from superinfer.memory.base import Ladder
 from superinfer.request import Request
-from superinfer.schedulers.base import Scheduler
+from superinfer.schedulers.base import Scheduler, tell_true_lengths
 
 KERNEL_BLOCKS = (16, 32, 64)
 """Tokens of a block that the kernels know."""
@@ -124,7 +124,8 @@ def open_session(
     _require(config, channel)
     device = find_device(config.run.device)
     stages = Stages(device.torch)
-    scheduler, memory = _scheduler(config, true_length), config.build_memory()
+    scheduler, memory = config.build_scheduler(), config.build_memory()
+    tell_true_lengths(scheduler, true_length)
     with out_of_memory("loading the model"):
         model = _model(config, options, device, _block_tokens(config, scheduler))
     stages.end("weights")
@@ -180,15 +181,6 @@ def _require(config: Config, channel: Channel | None) -> None:
         raise ConfigError(
             f"run.model: {run.model} is an encoder-decoder; a trace is replayed with decoders alone"
         )
-
-
-def _scheduler(config: Config, true_length: Callable[[Request], int] | None) -> Scheduler:
-    """The scheduler; one that asks for true lengths is told of one token if nobody knows them."""
-    scheduler: Scheduler = config.build_scheduler()
-    tell_lengths = getattr(scheduler, "tell_lengths", None)
-    if tell_lengths is not None:
-        tell_lengths(true_length or (lambda request: 1))
-    return scheduler
 
 
 def _compile(model: Model, stages: Stages) -> None:

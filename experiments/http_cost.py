@@ -29,9 +29,9 @@ import uvicorn
 
 from executor.models import Model
 from executor.options import ConfigOptions
-from executor.serving.app import build_app
-from executor.serving.engine_client import EngineClient
-from executor.serving.engine_process import SWITCH_S, tell_the_end, work
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_process import SWITCH_S, tell_the_end, work
+from executor.serving.http.app import build_app
 from executor.serving.server import Server, listener_at, read_prompts
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, open_session

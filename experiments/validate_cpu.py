@@ -43,9 +43,9 @@ from executor.validation.validate import Outcome, Wish, gate, validate_all, winn
 from experiments.tables import write_pages
 from superinfer.costs.profile_file import load_profile
 from superinfer.errors import ConfigError, InputError, SuperInferError
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.studies.content import code_hash
-from superinfer.lab.terminal import say
 
 SCHEDULERS = ("vllm", "rotating")
 MAX_ERROR = 0.10

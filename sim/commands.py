@@ -1,6 +1,6 @@
 """What the commands of `superinfer-sim` do: read, simulate, summarise, write.
 
-What they say meanwhile is in `notices.py`.
+How a run becomes a summary is in `summaries.py`, what is said meanwhile in `notices`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.notices import (
-    as_point,
-    say_of_letters,
-    say_of_parts,
-    say_of_points,
-    say_of_run,
-    say_of_workload,
-    show_summary,
-    warn_of_notes,
-)
-from sim.run import (
-    SimResult,
-    build_engine,
-    copy_seconds,
-    run_simulation,
-)
+from sim.notices.after import say_of_letters, say_of_run, show_summary
+from sim.notices.before import as_point, say_of_parts, say_of_points, say_of_workload, warn_of_notes
+from sim.run import build_engine, copy_seconds
+from sim.summaries import few_summary, simulated
 from sim.workload import load_workload
-from superinfer.collection import engines_freed, no_collection
+from superinfer.collection import no_collection
 from superinfer.errors import ConfigError, InputError
-from superinfer.events import Sink
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.gates import Gate, check_gates, check_keys, parse_gate
-from superinfer.lab.hybrids import pair_of
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import default_folder, write_run
-from superinfer.lab.terminal import say
-from superinfer.lab.versions import versions
-from superinfer.metrics import RunMetrics, Window
+from superinfer.metrics import RunMetrics
 from superinfer.metrics.summary import Summary
 from superinfer.outputs import check_writable
 from traces.workload import Workload
@@ -86,21 +71,6 @@ def read_workload(config: Config) -> Workload:
     workload = load_workload(config)
     say_of_workload(config, workload)
     return workload
-
-
-def window_of(config: Config) -> Window | None:
-    """The steady window that the configuration wants to be measured."""
-    return Window(*config.run.window_s) if config.run.window_s else None
-
-
-def simulated(
-    config: Config, workload: Workload, sinks: Sequence[Sink] = ()
-) -> tuple[RunMetrics, Summary]:
-    """Simulate and summarise; writes and shows nothing. `sinks`: one per replica, or none."""
-    with engines_freed(len(workload.requests)):
-        result = run_simulation(config, workload, sinks=sinks)
-    metrics = RunMetrics(result.record, window_of(config))
-    return metrics, metrics.summary(_extra(config, workload, result))
 
 
 def run_and_write(
@@ -166,35 +136,7 @@ def _prepare(config: Config, options: RunOptions) -> None:
 def _check_required(gates: Sequence[Gate], config: Config, workload: Workload) -> None:
     """Find out before a long run whether its summary will have what is required."""
     if gates:
-        from sim.studies.known_metrics import few_summary
-
         check_keys(gates, few_summary(config, workload))
-
-
-def _extra(config: Config, workload: Workload, result: SimResult) -> Summary:
-    """What the record cannot know."""
-    wall_s = result.wall_s
-    return {
-        "wall_s": wall_s,
-        "scheduler_s": result.scheduler_s,
-        "sim_requests_per_wall_s": len(workload.requests) / wall_s if wall_s else None,
-        "load": result.load,
-        "trust": result.trust,
-        "run": {
-            **config.resolved(),
-            **pair_of(config),
-            "simulated": True,
-            "kv_blocks": result.engine.total_blocks,
-            "block_tokens": result.engine.block_tokens,
-            "block_bytes": result.engine.block_bytes,
-            "host_blocks": result.engine.host_blocks,
-            "requests": len(workload.requests),
-            "skipped_lines": workload.skipped,
-            "raised_max_tokens": workload.raised_max_tokens,
-            "profile_sha256": result.profile_sha256,
-            "versions": versions("superinfer", "simpy", "numpy"),
-        },
-    }
 
 
 def _timeline_sinks(config: Config) -> list[TimelineSink]:

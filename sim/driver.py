@@ -16,7 +16,7 @@ from sim.load import OPEN_LOOP, ClosedLoad, LoadModel, send_at
 from sim.oracle import Oracle
 from superinfer.costs import Coverage
 from superinfer.engine.engine import MAX_IDLE_DECISIONS, Engine
-from superinfer.errors import PlanError, StuckError
+from superinfer.errors import PlanError, stuck_error
 from superinfer.plan import Outcome, Plan
 from superinfer.request import Request
 
@@ -232,10 +232,7 @@ def run_to_end(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float
         env.run()
     waiting = [seq.request.request_id for replica in replicas for seq in replica.engine.live]
     if waiting:
-        raise StuckError(
-            f"{len(waiting)} requests can never run (first: {waiting[0]}): the scheduler plans "
-            "nothing, and nothing is to come"
-        )
+        raise stuck_error(waiting)
 
 
 def _stop_at(env: ExactEnvironment, replicas: Sequence[Replica], stop_s: float) -> None:

@@ -31,15 +31,15 @@ from superinfer.costs import (
 from superinfer.engine import Engine, EngineConfig
 from superinfer.errors import ConfigError
 from superinfer.events import Sink
-from superinfer.lab.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
+from superinfer.lab.notices.beliefs import beliefs_notes, beliefs_of
 from superinfer.lab.precision import FULL_BITS
 from superinfer.memory.blocks.slabs import NO_SMALL, slabs_of
 from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
-from superinfer.schedulers.base import Scheduler, largest_step_of
+from superinfer.schedulers.base import Scheduler, largest_step_of, tell_true_lengths
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -79,7 +79,7 @@ def run_simulation(
 
 
 def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult:
-    """The same on one replica."""
+    """Simulate the workload on one replica."""
     answers, before = workload.output_tokens, _as_it_is(config, workload)
     engine, cost = build_engine(config, sink, lambda request: answers[request.index])
     stopwatch = Stopwatch()
@@ -97,7 +97,7 @@ def _run_one(config: Config, workload: Workload, sink: Sink | None) -> SimResult
 
 
 def run_cluster(config: Config, workload: Workload, sinks: Sequence[Sink | None]) -> SimResult:
-    """The same on replicas behind a router, one for each of `sinks`.
+    """Simulate the workload on replicas behind a router, one for each of `sinks`.
 
     A cluster of one gives the events and times of a single engine, which runs without these events.
     """
@@ -186,8 +186,7 @@ def build_engine(
     shape = _routed(_named("run.model", run.model, load_shape), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs))
     scheduler = config.build_scheduler()
-    if hasattr(scheduler, "tell_lengths"):
-        scheduler.tell_lengths(true_length or (lambda request: 1))
+    tell_true_lengths(scheduler, true_length)
     # FlexGen's policy says where its tensors are, and so what its steps cost.
     offloading = getattr(scheduler, "offloading", None)
     placement = offloading() if offloading else None

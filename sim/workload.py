@@ -26,7 +26,7 @@ def load_workload(config: Config) -> Workload:
 
 
 def load_in_worker(config: Config, stdin: Path | None) -> Workload:
-    """The same in a process that has no standard input; `stdin` is a file with what it gave."""
+    """The requests of a run, without standard input; `stdin` is a file of what that gave."""
     if stdin is not None:
         feed_stdin(stdin.read_bytes())
     return load_workload(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SuperInferError(Exception):
     """Base of every error that a user can meet."""
@@ -21,7 +23,7 @@ class InputError(SuperInferError):
 
     @property
     def in_file(self) -> str:
-        """The same for a reader who knows which file."""
+        """The message without the file, for a reader who knows which."""
         return str(InputError(self.expected, line=self.line, field=self.field))
 
 
@@ -41,3 +43,11 @@ class PolicyError(SuperInferError):
 
 class StuckError(SuperInferError):
     """Requests are left, nothing runs and nothing will ever wake the engine."""
+
+
+def stuck_error(request_ids: Sequence[str]) -> StuckError:
+    """What a driver says of the requests that are left."""
+    return StuckError(
+        f"{len(request_ids)} requests can never run (first: {request_ids[0]}): the scheduler plans "
+        "nothing, and nothing is to come"
+    )

@@ -26,8 +26,8 @@ def sweep(heap: list[Entry], holds: Callable[[Entry], bool]) -> int:
 
 
 def keep(heap: list[Entry], entries: list[Entry]) -> int:
-    """The same for one who has picked the entries that may hold: compiled code calls a function
-    that it is given for each of them several times slower than one of its own.
+    """Drop all entries but these: `sweep` for one who has picked them already, since compiled code
+    calls a function that it is given for each entry several times slower than one of its own.
     """
     heap[:] = entries
     heapq.heapify(heap)

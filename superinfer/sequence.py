@@ -95,7 +95,7 @@ class Sequence:
         self.blocks = 0
         """Private device blocks."""
         self.runs = NO_RUNS
-        """Which of these have how many bits, from the first one on."""
+        """Which of `blocks` have how many bits, from the first one on."""
         self.light_tokens = 0
         """Tokens of its context that attention saves because blocks of it have fewer bits."""
         self.shared_blocks = 0
@@ -105,7 +105,7 @@ class Sequence:
         self.keys: tuple[object, ...] | None = None
         self.host_blocks = 0
         self.host_runs = NO_RUNS
-        """The same of `host_blocks`."""
+        """Which of `host_blocks` have how many bits, from the first one on."""
         self.join_step = 0
         self.last_token_step = -1
         """Decode step that gave the last token, or -1 for one that a prefill gave. `last_token_s`
@@ -142,7 +142,7 @@ class Sequence:
 
     @property
     def host_small(self) -> Small:
-        """The same of `host_blocks`."""
+        """Of `host_blocks`, how many have 8 and 4 bits."""
         return small_in(self.host_runs)
 
     def __repr__(self) -> str:

@@ -17,6 +17,9 @@ from hypothesis.internal.conjecture import providers
 os.environ.setdefault("SUPERINFER_INTERPRETED", "1")
 # Kernels run in Triton's interpreter; that is decided when their modules are imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Tests run side by side: with a thread for each core in every one of them torch is several times
+# slower. It reads this when it is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from superinfer import COMPILED
 

@@ -20,10 +20,10 @@ import uvicorn
 
 from executor.models.tokenizer import ByteTokenizer
 from executor.options import ConfigOptions
-from executor.serving.app import build_app
-from executor.serving.engine_client import EngineClient
-from executor.serving.engine_process import tell_the_end, work
-from executor.serving.letters import Ended
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_process import tell_the_end, work
+from executor.serving.engine.letters import Ended
+from executor.serving.http.app import build_app
 from executor.serving.recording import Recording
 from executor.serving.server import Server, listener_at, read_prompts
 from executor.serving.service import Rules, Service

@@ -12,7 +12,7 @@ import msgspec
 
 from superinfer.outputs import replacing
 from superinfer.request import SLO, Request
-from traces.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
+from traces.formats.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
 from traces.resolver import covering_limit
 from traces.workload import Workload
 

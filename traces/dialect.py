@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from superinfer.errors import InputError
-from traces.agentic import SESSION_GAP_S
-from traces.native import MOONCAKE_BLOCK_TOKENS
+from traces.formats.agentic import SESSION_GAP_S
+from traces.formats.native import MOONCAKE_BLOCK_TOKENS
 
 TIME_UNITS_MS: Final[Mapping[str, float]] = {"ms": 1.0, "s": 1e3}
 """Milliseconds in the units that stamps may count in."""

@@ -12,8 +12,8 @@ from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLO, SLOClass
 from superinfer.settings import did_you_mean
 from traces.dialect import Dialect
+from traces.formats.native import MOONCAKE_BLOCK_TOKENS
 from traces.gaps import scale_gaps
-from traces.native import MOONCAKE_BLOCK_TOKENS
 from traces.targets import scale_targets
 from traces.workload import Workload
 

@@ -10,7 +10,7 @@ from typing import Literal
 from superinfer.errors import ConfigError
 from superinfer.request import DEFAULT_CLASS, Request, SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.agentic import unused_name
+from traces.formats.agentic import unused_name
 from traces.readers import read_trace
 from traces.resolver import covering_limit
 from traces.workload import Workload

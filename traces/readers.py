@@ -11,14 +11,14 @@ from superinfer.collection import no_collection
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.agentic import holds_sessions, read_sessions, session_files, sessions_in
-from traces.archive import Member
-from traces.azure import HEADER, AzureParser, is_header
 from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
 from traces.fields import not_utf8, shown
-from traces.llmservingsim import ServingSimParser
-from traces.llmservingsim import is_record as is_serving_sim
-from traces.native import MAX_NUMBER, NativeParser, Record, SloRecord
+from traces.formats.agentic import holds_sessions, read_sessions, session_files, sessions_in
+from traces.formats.archive import Member
+from traces.formats.azure import HEADER, AzureParser, is_header
+from traces.formats.llmservingsim import ServingSimParser
+from traces.formats.llmservingsim import is_record as is_serving_sim
+from traces.formats.native import MAX_NUMBER, NativeParser, Record, SloRecord
 from traces.resolver import Resolver, without_targets
 from traces.source import (
     CONVERSATIONS,
@@ -50,7 +50,7 @@ def read_trace(
     dialect: Dialect = USUAL,
 ) -> Workload:
     """Read a native, Mooncake, Azure or LLMServingSim trace, plain or gzip, `-` for standard input,
-    or a folder, archive or file of recorded agent sessions (`traces.agentic`).
+    or a folder, archive or file of recorded agent sessions (`traces.formats.agentic`).
 
     `classes` replaces the presets, `skip_bad` leaves bad lines out and counts them, `spread`
     distributes the requests that share a stamp until the next one, `limit` keeps the first so

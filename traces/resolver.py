@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
-from traces.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
+from traces.formats.native import MOONCAKE_BLOCK_TOKENS, Record, SloRecord
 
 
 class Resolver:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from superinfer.errors import InputError
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
-from traces.archive import Member, members
 from traces.fields import field_error, shown
+from traces.formats.archive import Member, members
 
 WINDOW_S = 600.0
 """Length of a window of a trace file."""

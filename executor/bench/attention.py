@@ -117,7 +117,7 @@ def sdpa_decode(
 def sdpa_prefill(
     heads: Heads, batch: int, tokens: int, device: torch.device, budget_s: float
 ) -> Timing:
-    """The same, causal, over whole prompts."""
+    """torch's `scaled_dot_product_attention`, causal, over whole prompts."""
     return _dense(heads, (batch, tokens, tokens), device, budget_s, _sdpa(True))
 
 

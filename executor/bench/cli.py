@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from executor.options import Dtype, Int8, JsonAlone, OwnDevice
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.terminal import say
+from traces.printing import print_out
 
 if TYPE_CHECKING:
     from executor.bench.session import Points
@@ -57,12 +58,12 @@ def bench(
             with out_of_memory(f"measuring {name}", "--batches, --contexts or --prompts"):
                 for row in PARTS[name](opened, points, deadline):
                     found[name].append(row)
-                    print(f"{name}: {row.get('point', row.get('block', ''))}", file=sys.stderr)
+                    say(f"{name}: {row.get('point', row.get('block', ''))}")
     finally:  # rows that are there are shown whatever happens
         if as_json:
-            print(json.dumps({**opened.header(), **found, "handicaps": HANDICAPS}, indent=2))
+            print_out(json.dumps({**opened.header(), **found, "handicaps": HANDICAPS}, indent=2))
         else:
-            print("\n".join(bench_lines(opened.header(), found)))
+            print_out("\n".join(bench_lines(opened.header(), found)))
 
 
 def _parts(only: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from executor.options import ClockName, LoadingOptions, Model, OwnDevice, with_options
-from superinfer.lab.options import AsJson
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.options import AsJson
+from superinfer.lab.cli.terminal import say
 
 if TYPE_CHECKING:
     from superinfer.costs.profile import Profile

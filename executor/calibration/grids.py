@@ -20,7 +20,7 @@ class Grids:
     """Total context of a decode at the most."""
 
     def within(self, max_model_len: int) -> Grids:
-        """The same for a model whose context is shorter."""
+        """These sizes as far as a model goes whose context is shorter."""
 
         def cut(axis: tuple[int, ...], most: int) -> tuple[int, ...]:
             kept = tuple(x for x in axis if x < most)
@@ -39,7 +39,7 @@ class Grids:
         )
 
     def holding(self, sequences: int, tokens: int) -> Grids:
-        """The same for steps of so many sequences and `tokens` in the KV cache at the most."""
+        """These sizes for steps of so many sequences and `tokens` in the KV cache at the most."""
         fewer = tuple(x for x in self.sequences if x < sequences)
         most = min(self.most_context, tokens)
         return replace(self, sequences=(*fewer, sequences), most_context=most)

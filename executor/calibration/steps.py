@@ -153,7 +153,7 @@ def run_batches(
 
 
 def middle_steps(rounds: Sequence[Sequence[Step]]) -> list[Step]:
-    """The same steps, measured in several rounds of which some may have ended early: medians."""
+    """Medians of steps that were measured in several rounds, of which some may have ended early."""
     found = []
     for index in range(max(len(ran) for ran in rounds)):
         same = [ran[index] for ran in rounds if index < len(ran)]

@@ -96,7 +96,7 @@ class Ops(Protocol):
         ...
 
     def gelu_mul(self, x: Tensor) -> Tensor:
-        """The same with GELU in its tanh form."""
+        """`gelu(gate) * up` in the tanh form of GELU, with the shapes of `silu_mul`."""
         ...
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ the same name. Both spellings of rotary settings are read: `rope_theta` with `ro
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape, stated_window
 from superinfer.errors import ConfigError, InputError
+from superinfer.settings import is_number
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "t5", "mt5")
 """What the executor runs of the models whose sizes are known (`load_shape`)."""
@@ -235,9 +235,7 @@ def _number(raw: Mapping[str, Any], key: str, default: float, file: str) -> floa
     value = raw.get(key)
     if value is None:
         return default
-    # Whole numbers may be above what a float can hold, and JSON here knows NaN and Infinity.
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:
+    if not is_number(value, 0.0) or not value:
         raise InputError(f"expected a number above 0, found {value!r}", file=file, field=key)
     return float(value)
 
@@ -247,8 +245,7 @@ def _whole(raw: Mapping[str, Any], key: str, default: int, file: str, least: int
     if value is None:
         return default
     # Some files write whole numbers as 8192.0.
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
-    if not whole or value < least:
+    if not is_number(value, least) or value % 1:
         wanted = f"expected an integer >= {least}, found {value!r}"
         raise InputError(wanted, file=file, field=key)
     return int(value)

@@ -54,10 +54,12 @@ def quality(
     ] = None,
 ) -> None:
     """Measure what 8 and 4 bits for keys and values cost in quality."""
+    from executor.device import default_device, find_device
     from executor.quality.figures import check_profile, write_figures
     from executor.quality.measure import Settings, measure
 
-    settings = Settings(_folder(model), text, _device(device), windows, length, distance, decode)
+    where = str(find_device(device or default_device()).torch)
+    settings = Settings(_folder(model), text, where, windows, length, distance, decode)
     if out is not None:
         check_writable(out, file=True)
         check_profile(out, settings.model)
@@ -82,18 +84,6 @@ def _folder(model: Path) -> Path:
     if config.family not in {"llama", "mixtral"} or config.qk_norm:
         raise ConfigError(f"--model {model}: expected a Llama without norms of its heads")
     return folder
-
-
-def _device(name: str | None) -> str:
-    from executor.device import default_device, find_device
-
-    if name is None:
-        return default_device()
-    if name not in {"cpu", "cuda"}:
-        raise ConfigError(f"--device {name}: expected cpu or cuda")
-    if name == "cuda":
-        find_device(name)  # complains where there is none
-    return name
 
 
 def _differences(report: Report) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 from superinfer.costs import Profile, load_profile, write_profile
 from superinfer.costs.shapes import load_shape
 from superinfer.errors import SuperInferError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 Report = dict[str, Any]
 

@@ -28,6 +28,7 @@ from executor.ranks.following import follow
 from executor.ranks.orders import Channel
 from executor.session import ModelOptions, open_session, source_of
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 
 JOIN_S = 30.0
@@ -50,7 +51,7 @@ def _rank(rank: int, meeting: str, config: Config, options: ModelOptions) -> Non
         session = open_session(config, options, channel=channel)
         follow(session.runner, session.mover, channel)
     except SuperInferError as error:
-        print(f"rank {rank}: {error}", file=sys.stderr)
+        say(f"rank {rank}: {error}")
         sys.exit(error.exit_code)
     except RuntimeError:  # what torch.distributed raises when somebody is gone
         if not _ended(multiprocessing.parent_process(), NOTICE_S):

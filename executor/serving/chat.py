@@ -14,7 +14,7 @@ from jinja2 import TemplateError, nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from executor.serving.bodies import Json, Message
+from executor.serving.http.bodies import Json, Message
 from superinfer.errors import ConfigError, InputError
 from superinfer.lab.json_files import read_object
 

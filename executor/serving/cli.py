@@ -74,7 +74,7 @@ def serve(
     from executor.defaults import named
     from executor.serving.server import Places, serve_command
     from executor.serving.service import Rules
-    from superinfer.lab.unused_fields import goes_by_priority
+    from superinfer.lab.notices.unused_fields import goes_by_priority
 
     given = named(options.config, options.settings or ())
     if prefix_caching is None and "run.prefix_caching" not in given:

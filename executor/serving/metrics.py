@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from executor.serving.engine_client import EngineClient
-from executor.serving.letters import Ended
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.letters import Ended
 from executor.serving.verdict import Verdict
 from superinfer.request import Request
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from executor.serving.bodies import Body, Slo, line
+from executor.serving.http.bodies import Body, Slo, line
 from superinfer.errors import InputError
 from superinfer.request import DEFAULT_CLASS, SLO, Request, SLOClass
 from superinfer.settings import unknown
-from traces.native import MAX_NUMBER
+from traces.formats.native import MAX_NUMBER
 
 CLASS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 TENANT = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
@@ -93,9 +93,17 @@ def _header(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, st
     if found is None:
         return names[0], ""
     try:
-        return found, line(headers[found])
+        return found, line(_letters(headers[found]))
     except ValueError as error:
         raise InputError(str(error), field=found) from None
+
+
+def _letters(value: str) -> str:
+    """A header's text: its bytes were taken for Latin-1, and who has other letters sends UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def _class(headers: Mapping[str, str], body: Body, classes: Mapping[str, SLOClass]) -> SLOClass:

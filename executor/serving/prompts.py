@@ -10,8 +10,8 @@ import numpy as np
 
 from executor.answers import Answer, Tokens
 from executor.models.tokenizer import Tokenizer
-from executor.serving.bodies import ChatBody, CompletionBody
 from executor.serving.chat import NO_TEMPLATE, ChatTemplate
+from executor.serving.http.bodies import ChatBody, CompletionBody
 from superinfer.errors import InputError
 
 MOST_CHARACTERS = 128

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
 from superinfer.errors import ConfigError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 from superinfer.outputs import check_writable
 from superinfer.request import Request
 from traces.convert import lines_of, record_of

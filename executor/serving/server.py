@@ -17,19 +17,19 @@ import uvicorn
 
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
-from executor.serving.app import build_app
 from executor.serving.chat import load_template
-from executor.serving.engine_client import EngineClient
-from executor.serving.engine_process import engine_process
+from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_process import engine_process
+from executor.serving.http.app import build_app
 from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
 from executor.workload import refuse_simulated, unheeded
 from superinfer.errors import ConfigError
-from superinfer.lab.complaints import INTERRUPTED
+from superinfer.lab.cli.complaints import INTERRUPTED
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.terminal import say
 
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""

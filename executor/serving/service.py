@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from executor.serving.engine_client import GONE, Closed, EngineClient
-from executor.serving.letters import Ask, Ended, Wish, request_of
+from executor.serving.engine.engine_client import GONE, Closed, EngineClient
+from executor.serving.engine.letters import Ask, Ended, Wish, request_of
 from executor.serving.metrics import Metrics
 from executor.serving.objectives import Urgency, urgency
 from executor.serving.prompts import Prompts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from executor.models.tokenizer import TextStream
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
 from superinfer.request import Request
 
 

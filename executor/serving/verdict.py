@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
 from superinfer.metrics.columns import TIE_S
 from superinfer.request import SLO, Request
 

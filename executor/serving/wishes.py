@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from executor.models.base import check_length
-from executor.serving.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
-from executor.serving.letters import Facts, Wish
+from executor.serving.engine.letters import Facts, Wish
+from executor.serving.http.bodies import COMPLETION_TOKENS, Body, ChatBody, CompletionBody
 from executor.serving.objectives import Objective, Tenants, objective_of
 from executor.serving.prompts import Naming, Prompts
 from executor.steps.sampler import GREEDY
@@ -46,8 +46,8 @@ class Reader:
         return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, objective)
 
     def chat(self, body: ChatBody, objective: Objective) -> list[Wish]:
-        """The same of a conversation, whose answer may be as long as its class and the context
-        allow.
+        """Every choice for a conversation, whose answer may be as long as its class and the context
+        allow. InputError for what cannot be.
         """
         self._require_served(body, 1)
         return self._wishes(body, [self.prompts.of_chat(body)], body.limit, objective)

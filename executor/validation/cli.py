@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +12,9 @@ import typer
 
 from executor.options import JsonAlone, Model, OwnDevice
 from superinfer.errors import ConfigError
-from superinfer.lab.options import NoPlots
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.options import NoPlots
+from superinfer.lab.cli.terminal import say
+from traces.printing import print_out
 
 if TYPE_CHECKING:
     from executor.validation.validate import Outcome
@@ -110,9 +110,9 @@ def _show(outcomes: list[Outcome], max_error: float | None, as_json: bool) -> No
     from executor.validation.validate import winners
 
     if as_json:
-        print(json.dumps([outcome.row(max_error) for outcome in outcomes], indent=2))
+        print_out(json.dumps([outcome.row(max_error) for outcome in outcomes], indent=2))
     else:
         for outcome in outcomes:
-            print("\n".join(outcome.lines(max_error)))
+            print_out("\n".join(outcome.lines(max_error)))
     for verdict in winners(outcomes):
-        print(verdict.line, file=sys.stderr if as_json else sys.stdout)
+        (say if as_json else print_out)(verdict.line)

@@ -74,7 +74,7 @@ def step_groups(devices: Sequence[Path], profile: Path) -> list[StepGroup]:
 
 
 def grouped(logged: Sequence[Logged], cost: StepCost, lag: int) -> list[StepGroup]:
-    """The same of steps that were read."""
+    """Steps that were read, by kind and size."""
     found = {name: StepGroup(*name) for name in _names()}
     for step, waited_bytes in logged:
         simulated_s = step_seconds(cost, lag, *step.work)

@@ -12,8 +12,8 @@ from typing import Any
 from executor.validation.compare import Metric, compare, extent, lines, middle
 from executor.validation.runs import Summary, run_device, simulate, summary
 from executor.validation.steps import StepGroup, group_lines, step_groups
+from superinfer.lab.notices.trust import range_warning
 from superinfer.lab.pictures.side_by_side import write_plot
-from superinfer.lab.trust import range_warning
 
 RANKED = {"mean_ttft_ms": -1, "mean_e2el_ms": -1, "slo_attainment": 1}
 """Metrics in which policies are compared: 1 where more is better."""

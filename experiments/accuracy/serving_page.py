@@ -11,7 +11,7 @@ import numpy as np
 from experiments.studykit.pictures import write_png
 from experiments.studykit.record import provenance
 from experiments.tables.parts import Lines, page_of, table
-from superinfer.lab.trust import range_warning
+from superinfer.lab.notices.trust import range_warning
 
 Summary = Mapping[str, Any]
 _LABELS = {

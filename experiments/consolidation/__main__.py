@@ -29,9 +29,9 @@ from experiments.studykit.options import at_least, study_options
 from experiments.studykit.reading import exit_code_of
 from experiments.studykit.record import SIMULATED, made_by, write_result
 from experiments.studykit.run_cache import RunCache
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.results import Run
 from superinfer.lab.studies.bisect import Fewest
-from superinfer.lab.terminal import say
 
 RESULTS = SIMULATED / "consolidation"
 CACHE = Path("runs") / "consolidation"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.documents.blocks import blocks, faults, pages
@@ -12,26 +13,35 @@ from experiments.documents.known import unknown
 from experiments.documents.running import Outcome, run_page, shown_anew
 
 
-def main() -> int:
-    """Run them; exit code 1 where a page was wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run them and say at the end what is wrong, if written what is left; then exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m experiments.documents", description=__doc__)
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="default: all")
     parser.add_argument("--write", action="store_true", help="show what was printed")
-    options = parser.parse_args()
-    wrong = 0
+    options = parser.parse_args(arguments)
+    wrong: list[str] = []
     for page in [path.resolve() for path in options.pages] or pages():
-        found = [*faults(page), *(fault for block in blocks(page) for fault in unknown(block))]
-        with tempfile.TemporaryDirectory() as folder:
-            outcomes = list(run_page(page, Path(folder)))
-        for outcome in outcomes:
-            found += outcome.faults
-        if options.write:
-            _write(page, outcomes)
-        for fault in found:
-            print(fault, file=sys.stderr)
-        print(f"{page.name}: {len(outcomes)} blocks run, {len(found)} faults", file=sys.stderr)
-        wrong += len(found)
-    return int(wrong > 0)
+        wrong += _faults_of(page, options.write)
+    for fault in wrong:
+        print(fault, file=sys.stderr)
+    left = " left" if options.write else ""
+    print(f"{len(wrong)} faults{left}", file=sys.stderr)
+    return int(bool(wrong))
+
+
+def _faults_of(page: Path, write: bool) -> list[str]:
+    """What is wrong with a page; if it was written, what that has not mended."""
+    found = [*faults(page), *(fault for block in blocks(page) for fault in unknown(block))]
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = list(run_page(page, Path(folder)))
+    if write:
+        _write(page, outcomes)
+    for outcome in outcomes:
+        found += outcome.unmended if write else outcome.faults
+    mended = sum(len(outcome.faults) - len(outcome.unmended) for outcome in outcomes if write)
+    counts = f"{len(outcomes)} blocks run, {len(found)} faults" + f", {mended} mended" * write
+    print(f"{page.name}: {counts}", file=sys.stderr)
+    return found
 
 
 def _write(page: Path, outcomes: list[Outcome]) -> None:

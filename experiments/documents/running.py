@@ -46,6 +46,13 @@ class Outcome:
     """Of each command of a `console` block."""
     failed: bool = False
     """Whether a command ended with another code than the page says."""
+    outdated: list[str] = field(default_factory=list)
+    """Those of the faults that showing anew would mend: output that is given without `...`."""
+
+    @property
+    def unmended(self) -> list[str]:
+        """The faults that are left when the block is shown anew, as one that failed never is."""
+        return [each for each in self.faults if self.failed or each not in self.outdated]
 
 
 def scratch(folder: Path) -> None:
@@ -102,7 +109,7 @@ def shown_anew(outcome: Outcome) -> list[str]:
     lines: list[str] = []
     for command, printed in zip(outcome.block.commands(), outcome.printed, strict=True):
         lines += f"{PROMPT}{command.text}".split("\n")
-        keep = "..." in command.shown or same(command.shown, printed)
+        keep = _abridged(command) or same(command.shown, printed)
         lines += command.shown if keep else printed
     return lines
 
@@ -146,6 +153,8 @@ def _session(block: Block, folder: Path) -> Outcome:
             outcome.faults.append(_ended(block, code, command.text, printed))
         elif not same(command.shown, printed):
             outcome.faults.append(_differs(block, command, printed))
+            if not _abridged(command):
+                outcome.outdated.append(outcome.faults[-1])
     return outcome
 
 
@@ -203,6 +212,11 @@ def _split(lines: list[str]) -> list[list[str]]:
         else:
             pieces[-1].append(line)
     return pieces
+
+
+def _abridged(command: Command) -> bool:
+    """Whether `...` stands for some of the output: nobody knows for which of the new lines."""
+    return "..." in command.shown
 
 
 def _ended(block: Block, code: int, command: str, printed: list[str]) -> str:

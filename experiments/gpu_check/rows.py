@@ -67,5 +67,6 @@ def timed(context: Context, multiply: Callable[[Tensor], Tensor], weights: list[
 
 
 def streamed(context: Context, nbytes: float, seconds: float) -> Row:
+    """A figure of what reads or writes so many bytes, and its share of what the device can."""
     rate = nbytes / seconds
     return {"us": seconds * 1e6, "GB/s": rate / 1e9, "share": rate / ceiling(context)}

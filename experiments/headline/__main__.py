@@ -24,7 +24,7 @@ from experiments.studykit.reading import earlier_parts, exit_code_of
 from experiments.studykit.record import SIMULATED, made_by, write_result
 from experiments.studykit.run_cache import RunCache
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 RESULTS = SIMULATED / "headline"
 VERSION = 1

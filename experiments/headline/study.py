@@ -21,9 +21,9 @@ from experiments.scenarios.arms import Arm
 from experiments.studykit.run_cache import RunCache
 from sim.run import build_engine
 from superinfer.errors import SuperInferError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.studies.bisect import LoadSearch
-from superinfer.lab.terminal import say
 
 Part = dict[str, Any]
 SKEWS = (0.0, 1.0, 2.0)

@@ -39,8 +39,8 @@ from experiments.scenarios.tuning import (
 from experiments.studykit.options import at_least, some_of
 from experiments.studykit.reading import exit_code_of, read_toml
 from experiments.studykit.run_cache import RunCache
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.results import Run
-from superinfer.lab.terminal import say
 
 FILE = HERE / "tuned.toml"
 CACHE = Path("runs") / "headline"

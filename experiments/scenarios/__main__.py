@@ -21,7 +21,7 @@ from experiments.studykit.reading import earlier_parts, exit_code_of
 from experiments.studykit.record import PROFILE_70B, SIMULATED, made_by, write_result
 from experiments.studykit.run_cache import RunCache
 from superinfer.errors import SuperInferError
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 RESULTS = SIMULATED / "scenarios"
 QUICK_RESULTS = Path("runs") / "scenarios-quick"

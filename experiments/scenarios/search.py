@@ -8,10 +8,10 @@ from experiments.scenarios.arms import ARMS, MODES, PRIORITY_SWAP
 from experiments.scenarios.measures import ATTAINMENT
 from experiments.scenarios.settings import KEPT_SHARE, Extent, Setting, config_of
 from experiments.studykit.run_cache import RunCache
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.studies.bisect import LoadSearch
-from superinfer.lab.terminal import say
 
 
 @dataclass(slots=True, frozen=True)

@@ -11,7 +11,7 @@ from experiments.scenarios.tuning import GRIDS, TUNED_FILE, tune, write_tuned
 from experiments.studykit.options import at_least, some_of
 from experiments.studykit.reading import exit_code_of
 from experiments.studykit.run_cache import RunCache
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 
 def main() -> int:

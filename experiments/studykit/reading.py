@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.complaints import complain
+from superinfer.lab.cli.complaints import complain
 
 Parts = dict[str, Any]
 Rehearse = Callable[[Path, Parts, Mapping[str, Any]], None]

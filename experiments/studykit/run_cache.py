@@ -9,10 +9,10 @@ from typing import Any
 
 from superinfer.errors import SuperInferError
 from superinfer.lab import Study, largest_load, mean_at, run_study
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.results import SUMMARY, Run
 from superinfer.lab.studies.bisect import LoadSearch, Probe
-from superinfer.lab.terminal import say
 
 RUNNER = "sim.studies.compare:simulate_into"
 

@@ -11,7 +11,7 @@ from experiments.studykit.options import study_options
 from experiments.studykit.record import SIMULATED, made_by, write_result
 from experiments.studykit.run_cache import RunCache
 from experiments.tables.parts import Numbers
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 
 VERSION = 1
 """Of the form of `summary.json`."""

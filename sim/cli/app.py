@@ -34,8 +34,8 @@ from sim.cli.report import report
 from sim.cli.sensitivity import sensitivity
 from sim.cli.sweep import sweep
 from sim.cli.tune import tune
-from superinfer.lab.complaints import run_program
-from superinfer.lab.options import AsJson, NoPlots, Scheduler
+from superinfer.lab.cli.complaints import run_program
+from superinfer.lab.cli.options import AsJson, NoPlots, Scheduler, with_version
 from traces.cli.app import app as traces_app
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(traces_app, name="traces")
 app.add_typer(profiles_app, name="profiles")
+with_version(app)
 
 
 @app.command()

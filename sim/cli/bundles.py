@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Collection
 
 from sim.cli.options import ComparisonOptions, ConfigOptions, StudyOptions
-from superinfer.lab.option_groups import Group, signature_of, ungrouped
+from superinfer.lab.cli.option_groups import Group, signature_of, ungrouped
 
 _BUNDLES = (ConfigOptions, StudyOptions, ComparisonOptions)
 

@@ -84,7 +84,7 @@ def train_reuse(
     as_json: AsJson = False,
 ) -> None:
     """Train the reuse model of slo_aware on traces (needs torch)."""
-    from superinfer.lab.reuse import train, write_weights
+    from superinfer.lab.reuse_training import train, write_weights
 
     check_writable(output, file=True, inputs=traces)
     workloads = [_workload(trace, None) for trace in traces]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from superinfer.lab.complaints import complain
-from superinfer.lab.options import ConfigFile, Memory, Scheduler, Settings
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.complaints import complain
+from superinfer.lab.cli.options import ConfigFile, Memory, Scheduler, Settings
+from superinfer.lab.cli.terminal import say
 from traces.cli.options import AsJson
 from traces.printing import print_out, print_table
 

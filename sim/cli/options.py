@@ -1,4 +1,4 @@
-"""The options that the commands of `superinfer-sim` share, beside those of `lab.options`."""
+"""The options that the commands of `superinfer-sim` share, beside those of `lab.cli.options`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from superinfer.lab.options import (
+from superinfer.lab.cli.options import (
     AsJson,
     AsReleased,
     Classes,

@@ -10,7 +10,7 @@ import typer
 from sim.cli.bundles import with_config_options_but
 from sim.cli.options import Attainment, ConfigOptions, StudyOptions, names_in
 from superinfer.errors import ConfigError
-from superinfer.lab.options import Scheduler
+from superinfer.lab.cli.options import Scheduler
 
 
 @with_config_options_but("device", "tp", "replicas", "without_slo", "engine", "address")

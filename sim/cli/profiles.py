@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from superinfer.lab.terminal import say
+from superinfer.lab.cli.terminal import say
 from superinfer.outputs import check_writable
 from traces.cli.options import AsJson
 from traces.printing import print_out, print_table

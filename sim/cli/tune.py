@@ -10,7 +10,7 @@ import typer
 
 from sim.cli.bundles import with_config_options
 from sim.cli.options import ConfigOptions, StudyOptions, names_in
-from superinfer.lab.options import Scheduler
+from superinfer.lab.cli.options import Scheduler
 
 if TYPE_CHECKING:
     from superinfer.lab.config import Config

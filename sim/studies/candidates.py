@@ -60,12 +60,12 @@ class Candidate:
 
     @property
     def replicas(self) -> int | None:
-        """The fewest that keep the targets; None if no number tried does."""
+        """The fewest replicas that keep the targets; None if no number tried does."""
         return self.search.found if self.search else None
 
     @property
     def gpus(self) -> int | None:
-        """The same in GPUs."""
+        """The GPUs of these replicas."""
         return None if self.replicas is None else self.replicas * self.tp
 
     @property

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,35 @@ from sim.commands import (
     check_folder,
     default_run_folder,
     read_workload,
-    simulated,
 )
-from sim.notices import (
-    as_points,
-    say_of_cut,
-    say_of_letters,
-    say_of_parts,
-    say_of_points,
-    say_without_targets,
-    warn_of_notes,
-)
+from sim.notices.after import say_of_cut, say_of_letters, say_without_targets
+from sim.notices.before import as_points, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm, plain_name
-from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
+from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_release
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import simulated
 from sim.workload import kept_stdin, load_in_worker
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.idle_window import window_warning
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.idle_window import window_warning
+from superinfer.lab.notices.overload import ALIKE, LATE, overload_warning
+from superinfer.lab.notices.trust import (
+    assumed_warning,
+    nominal_warning,
+    range_warning,
+    warnings_of,
+)
 from superinfer.lab.numbers import mean_summary
-from superinfer.lab.overload import overload_warning
 from superinfer.lab.precision import shown_precision
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, summary_json, write_run
 from superinfer.lab.studies.differences import METRICS, Difference, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, StudyResult, run_study
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import assumed_warning, nominal_warning, range_warning, warnings_of
 from traces.printing import print_out, print_table
 
 COMPARISON, PICTURE = "comparison.json", "compare.png"
@@ -63,16 +61,19 @@ class Simulate:
     stdin: Path | None = None
     """What standard input gave, where the trace is `-`: a worker has none."""
 
-    def __call__(self, config: Config, folder: Path) -> None:
+    def __call__(self, config: Config, folder: Path) -> Path:
         metrics, summary = simulated(config, load_in_worker(config, self.stdin))
         written = write_run(folder, metrics, summary, config.resolved())
         if self.plots:
             write_pages(written)
+        return written
 
 
-def simulate_into(config: Config, folder: Path) -> None:
-    """Simulate into a new result folder: the usual runner of a `Study`."""
-    Simulate()(config, folder)
+def simulate_into(config: Config, folder: Path) -> Path:
+    """Simulate into a new result folder: the usual runner of a `Study`. Gives the folder, which is
+    `FOLDER-2` or a later one where there is a result already.
+    """
+    return Simulate()(config, folder)
 
 
 def check_arms(arms: Arms, out: Path | None, seeds: int) -> None:
@@ -168,8 +169,8 @@ def _study(
     stdin: bytes | None,
 ) -> Study:
     """The study of a comparison; its results lie in the comparison's folder until the end."""
-    inputs = stdin_file(root / STUDY / STDIN, stdin)
-    runner = Simulate(options.plots, inputs[0] if inputs else None)
+    make = partial(Simulate, options.plots)
+    runner, inputs = fed_runner(make, root / STUDY / STDIN, stdin)
     return Study(arms, root / STUDY, runner, seeds, inputs, workers)
 
 
@@ -244,8 +245,10 @@ def _warn(result: StudyResult) -> None:
     """For every arm, name the run that spent most of its time outside the measured range, and the
     first ones that were sent more than they could serve, and for less time than is measured.
     """
-    for name in result.folders:
-        runs = whole_runs(result, name)
+    arms = {name: whole_runs(result, name) for name in result.folders}
+    # All arms are sent the same: where it was too much for one, it may have been for its rivals.
+    late = ALIKE if any(_overload(run) for runs in arms.values() for run in runs) else LATE
+    for name, runs in arms.items():
         worst = _worst(runs)
         if warning := range_warning(worst.summary["trust"]):
             say(f"warning: {_place_of(name, worst, runs)}: {warning}")
@@ -253,7 +256,7 @@ def _warn(result: StudyResult) -> None:
         for warning in (assumed_warning(worst.summary["trust"]), nominal):
             if warning:
                 say(f"warning: arm {name}: {warning}")
-        for about in (_overload, idle_window):
+        for about in (partial(_overload, late=late), idle_window):
             if told := next(((run, line) for run in runs if (line := about(run))), None):
                 say(f"warning: {_place_of(name, told[0], runs)}: {told[1]}")
 
@@ -281,9 +284,10 @@ def idle_window(run: Run) -> str:
     return window_warning(window_s, run.columns("requests")["arrival_s"]) if window_s else ""
 
 
-def _overload(run: Run) -> str:
+def _overload(run: Run, late: float = LATE) -> str:
     requests = run.columns("requests")
-    return overload_warning(run.summary["load"], requests["arrival_s"], requests["ttft_ms"] / 1e3)
+    ttft_s = requests["ttft_ms"] / 1e3
+    return overload_warning(run.summary["load"], requests["arrival_s"], ttft_s, late)
 
 
 def _entry(run: Run, root: Path) -> dict[str, Any]:

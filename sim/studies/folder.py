@@ -9,15 +9,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sim.commands import check_folder
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.results import SUMMARY
+from superinfer.lab.studies.content import Runner
 from superinfer.lab.studies.study import Study
-from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 
 STUDY = ".study"
@@ -69,13 +70,17 @@ def kept(root: Path) -> Iterator[None]:
         raise
 
 
-def stdin_file(path: Path, stdin: bytes | None) -> list[Path]:
-    """A file with what standard input gave, for workers, which have none; nothing without it."""
+def fed_runner(
+    make: Callable[[Path | None], Runner], path: Path, stdin: bytes | None
+) -> tuple[Runner, list[Path]]:
+    """The runner of a study, made with the file `path` of what standard input gave, which workers
+    do not have, and the `inputs` of the study: that file. Without `stdin` there is none.
+    """
     if stdin is None:
-        return []
+        return make(None), []
     with replacing(path) as staged:
         staged.write_bytes(stdin)
-    return [path]
+    return make(path), [path]
 
 
 def write_outcome(path: Path, text: str) -> None:

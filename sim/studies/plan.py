@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sim.commands import check_folder, default_run_folder, read_workload, simulated
-from sim.notices import (
+from sim.commands import check_folder, default_run_folder, read_workload
+from sim.notices.before import (
     as_point,
     say_of_pairs,
     say_of_points,
@@ -27,23 +27,23 @@ from sim.notices import (
 )
 from sim.run import build_engine
 from sim.studies.candidates import Candidate, Plan, PlanWish
-from sim.studies.folder import check_kept, kept, stdin_file, write_outcome
+from sim.studies.folder import check_kept, fed_runner, kept, write_outcome
 from sim.studies.plan_page import EXACT, counted, of_draws, page, plan_json, warnings
 from sim.studies.seeds import check_seeds, seeds_from
-from sim.studies.suggest import alone
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import alone, simulated
 from sim.workload import kept_stdin, load_in_worker
 from superinfer.costs import find_device
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.prices import load_prices
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import write_run
 from superinfer.lab.studies.bisect import Fewest
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.targets import KINDS, outcomes
-from superinfer.lab.terminal import say
 from superinfer.metrics import RunMetrics
 from traces.printing import print_out, print_table
 from traces.workload import Workload
@@ -141,8 +141,7 @@ def _require_targets(config: Config, workload: Workload) -> None:
 
 
 def _study(config: Config, wish: PlanWish, root: Path, stdin: bytes | None) -> Study:
-    inputs = stdin_file(root / _STUDY / _STDIN, stdin)
-    runner = PlanRun(inputs[0] if inputs else None)
+    runner, inputs = fed_runner(PlanRun, root / _STUDY / _STDIN, stdin)
     seeds = seeds_from(config.run, wish.seeds)
     return Study({}, root / _STUDY, runner, seeds, inputs, wish.workers)
 

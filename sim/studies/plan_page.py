@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from superinfer.lab.overload import TOO_HIGH
-from superinfer.lab.trust import OPTIMISTIC, assumed_warning, nominal, range_warning
+from superinfer.lab.notices.overload import TOO_HIGH
+from superinfer.lab.notices.trust import OPTIMISTIC, assumed_warning, nominal, range_warning
 from superinfer.lab.versions import versions
 
 if TYPE_CHECKING:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from sim.studies.compare import Simulate
-from sim.studies.folder import stdin_file
+from sim.studies.folder import fed_runner
 from sim.studies.seeds import seeds_from
 from superinfer.lab.config import RunConfig
 from superinfer.lab.studies.engines.base import StudyEngine
@@ -23,6 +24,5 @@ def study_of_points(
     that of `run`.
     """
     folder = root / POINTS
-    inputs = stdin_file(folder / _STDIN, stdin)
-    runner = Simulate(stdin=inputs[0] if inputs else None)
+    runner, inputs = fed_runner(partial(Simulate, False), folder / _STDIN, stdin)
     return Study({}, folder, runner, seeds_from(run, seeds), inputs, engine=engine)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim.commands import check_folder
-from sim.notices import say_of_letters
+from sim.notices.after import say_of_letters
 from sim.studies.compare import compared, write_compare_pages
 from superinfer.errors import ConfigError
-from superinfer.lab.comparison import COMPARISON, load_comparison
+from superinfer.lab.cli.terminal import say
+from superinfer.lab.notebooks.comparison import COMPARISON, load_comparison
+from superinfer.lab.notebooks.run_sources import named_runs
 from superinfer.lab.report import write_pages
 from superinfer.lab.results import SUMMARY, Run, default_folder, load_run
-from superinfer.lab.run_sources import named_runs
-from superinfer.lab.terminal import say
 
 
 def report_command(folders: Sequence[Path], out: Path | None) -> int:

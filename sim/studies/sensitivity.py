@@ -12,30 +12,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sim.commands import default_run_folder, read_workload
-from sim.notices import as_points, say_of_points
+from sim.notices.before import as_points, say_of_points
 from sim.run import build_engine
 from sim.studies.arms import Arms, in_arm
 from sim.studies.compare import STDIN, Simulate, check_arms, warn_of_worst
-from sim.studies.folder import STUDY, claimed, finish, resumable, stdin_file, write_outcome
-from sim.studies.known_metrics import check_known
+from sim.studies.folder import STUDY, claimed, fed_runner, finish, resumable, write_outcome
 from sim.studies.seeds import seeds_from
 from sim.studies.sensitivity_page import sensitivity_table
 from sim.studies.variations import NOT_KERNELS, Vary, variations
 from sim.studies.whole_runs import whole_runs
+from sim.summaries import few_summary
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 from superinfer.lab.metric_names import higher_is_better
 from superinfer.lab.pictures.tornado import write_tornado
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.results import Run
-from superinfer.lab.studies.differences import Difference, check_metrics, differences
+from superinfer.lab.studies.differences import Difference, check_metric, check_metrics, differences
 from superinfer.lab.studies.study import WALL_CLOCK, Study, run_study
-from superinfer.lab.terminal import say
 from superinfer.lab.versions import versions
 from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table
@@ -74,7 +75,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     say_of_points(as_points(arms), workload)
     if question.metric:
         try:
-            check_known(question.metric, first, workload)
+            check_metric(question.metric, few_summary(first, workload))
         except ConfigError as error:
             raise ConfigError(f"--metric: {error}") from None
     seeds = seeds_from(first.run, question.seeds)
@@ -82,8 +83,7 @@ def sensitivity_command(arms: Arms, question: Question) -> int:
     with claimed(folder) as root:
         varied = _all_arms(arms, question, root / STUDY)
         names = {key: _shown(key, number) for number, key in enumerate(varied)}
-        inputs = stdin_file(root / STUDY / STDIN, stdin)
-        runner = Simulate(stdin=inputs[0] if inputs else None)
+        runner, inputs = fed_runner(partial(Simulate, False), root / STUDY / STDIN, stdin)
         shown = {names[key]: config for key, config in varied.items()}
         study = Study(shown, root / STUDY, runner, seeds, inputs, question.workers)
         with resumable(study, root), showing_progress() as report:

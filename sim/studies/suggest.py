@@ -21,8 +21,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from sim.commands import read_workload, window_of
-from sim.notices import as_point, say_of_parts, say_of_points, warn_of_notes
+from sim.commands import read_workload
+from sim.notices.before import as_point, say_of_parts, say_of_points, warn_of_notes
 from sim.run import build_engine, run_simulation
 from sim.studies.suggest_page import (
     attainments,
@@ -32,11 +32,14 @@ from sim.studies.suggest_page import (
     suggestion,
     warnings,
 )
+from sim.summaries import alone, window_of
 from sim.workload import feed_stdin, kept_stdin, load_workload
 from superinfer.collection import no_collection
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.overload import overload_warning
+from superinfer.lab.notices.overload import overload_warning
+from superinfer.lab.notices.trust import warnings_of
 from superinfer.lab.studies.targets import (
     USUAL,
     ClassOutcome,
@@ -44,8 +47,6 @@ from superinfer.lab.studies.targets import (
     propose,
     relax,
 )
-from superinfer.lab.terminal import say
-from superinfer.lab.trust import warnings_of
 from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
@@ -216,20 +217,3 @@ def suggest_command(config: Config, wish: Wish) -> int:
             staged.write_bytes(classes_toml(search))
         say(f"classes in {wish.out}")
     return 0
-
-
-def alone(config: Config) -> Config:
-    """The configuration in which every request has the machine for itself.
-
-    With prefix caching it finds what those before it left: the best that it can meet.
-    """
-    return config.with_run(
-        replicas=1,
-        slow_replicas={},
-        concurrency=1,
-        sessions="open",
-        backlog={},
-        in_flight={},
-        duration_s=0.0,
-        window_s=[],
-    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from superinfer.lab.overload import TOO_HIGH
+from superinfer.lab.notices.overload import TOO_HIGH
 from superinfer.lab.studies.targets import KINDS, LEVELS, USUAL, Miss
 from superinfer.lab.versions import versions
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import Points as Named
-from sim.notices import say_of_parts, say_of_points, warn_of_absent_classes
+from sim.notices.before import Points as Named
+from sim.notices.before import say_of_parts, say_of_points, warn_of_absent_classes
 from sim.run import build_engine
 from sim.studies.arms import in_arm
 from sim.studies.compare import idle_window, warn_of_worst
@@ -22,19 +22,18 @@ from sim.studies.folder import check_kept, kept, write_outcome
 from sim.studies.points import POINTS, study_of_points
 from sim.studies.seeds import check_seeds
 from sim.studies.sweep_page import peak_table, sweep_frame, sweep_json, sweep_table
-from sim.studies.unequal_memory import kv_tokens_of, unequal_memory
-from sim.studies.unequal_release import unequal_release
+from sim.studies.unequal_arms import kv_tokens_of, unequal_memory, unequal_release
 from sim.studies.whole_runs import whole_runs
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.columns import write_columns
 from superinfer.lab.config import Config
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
 from superinfer.lab.studies.sweep_points import Peak, Point, Points, peaks, rate_axis, to_refine
-from superinfer.lab.terminal import say
 from superinfer.outputs import replacing
 from traces.printing import print_out, print_table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.commands import check_folder, default_run_folder, read_workload
-from sim.notices import (
+from sim.notices.before import (
     as_point,
     say_of_parts,
     say_of_points,
@@ -24,15 +24,16 @@ from sim.notices import (
 from sim.run import build_engine
 from sim.studies.compare import warn_of_worst
 from sim.studies.folder import check_kept, kept, write_outcome
-from sim.studies.known_metrics import few_summary
 from sim.studies.points import POINTS, study_of_points
 from sim.studies.seeds import check_seeds
 from sim.studies.tune_page import front_table, trial_toml, tune_json
 from sim.studies.tune_search import ConfigAt, Search
+from sim.summaries import few_summary
 from sim.workload import kept_stdin
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import showing_progress
+from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
-from superinfer.lab.progress import showing_progress
 from superinfer.lab.studies.axes import Value
 from superinfer.lab.studies.content import Keys, content_hash, named_files
 from superinfer.lab.studies.differences import check_metric
@@ -40,7 +41,6 @@ from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.space import Space, check_space, derived_space, read_space
 from superinfer.lab.studies.study import Study
 from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
-from superinfer.lab.terminal import say
 from superinfer.outputs import check_writable, replacing
 from traces.printing import print_out, print_table
 from traces.workload import Workload

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from sim.run import build_engine
 from sim.studies.whole_runs import whole_runs
 from superinfer.errors import ConfigError, SuperInferError
+from superinfer.lab.cli.progress import Report
 from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
-from superinfer.lab.progress import Report
 from superinfer.lab.results import Run
 from superinfer.lab.studies.axes import Value
 from superinfer.lab.studies.study import Study, run_study

@@ -14,8 +14,8 @@ from superinfer.costs.device_file import read_device
 from superinfer.costs.devices import DEVICES, DeviceSpec, load_device
 from superinfer.costs.encoder_decoder import EncoderDecoderCost
 from superinfer.costs.flexgen import FlexGenCost
-from superinfer.costs.placement import Placement
-from superinfer.costs.placement_search import best_placement
+from superinfer.costs.flexgen_placement import Placement
+from superinfer.costs.flexgen_search import best_placement
 from superinfer.costs.profile import HostCost, Profile
 from superinfer.costs.profile_file import load_profile, write_profile
 from superinfer.costs.roofline import RooflineCost

@@ -43,7 +43,7 @@ from mypy_extensions import mypyc_attr
 from superinfer.costs.base import Chunk, PrefillWork, SliceLine
 from superinfer.costs.capacity import LargestStep, activation_reserve_bytes
 from superinfer.costs.devices import GIB, DeviceSpec, Offloading
-from superinfer.costs.placement import VALUE_BITS, Placement
+from superinfer.costs.flexgen_placement import VALUE_BITS, Placement
 from superinfer.costs.step import Origin, StepCost, steps_within
 from superinfer.errors import ConfigError
 

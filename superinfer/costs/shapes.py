@@ -228,6 +228,8 @@ def _config_path(name_or_path: str | Path) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError("expected JSON in UTF-8", file=str(path)) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     if not isinstance(config, dict):

@@ -127,7 +127,9 @@ class StepCost(ABC):
         return self.uneven_line(decodes, context_tokens, longest_tokens).first_s
 
     def uneven_line(self, decodes: int, context_tokens: int, longest_tokens: int) -> SliceLine:
-        """The same of a slice that starts with this step: each context grows by a token a step."""
+        """What the steps of a slice that starts with this one take more for unequal contexts, each
+        of which grows by a token a step.
+        """
         return NOTHING
 
     def set_link(self, bytes_per_s: float) -> None:

@@ -45,7 +45,7 @@ class Journal:
             self._sink((now, kind, seq.request.request_id, *numbers))
 
     def note_cached(self, now: float, kind: str, *numbers: int) -> None:
-        """The same for one of blocks that are nobody's."""
+        """Count and tell an event of cached blocks, which are of no sequence."""
         self._recorder.events += 1
         if self._sink is not None:
             self._sink((now, kind, "", *numbers))

@@ -27,7 +27,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from superinfer.lab.api import (
+    from superinfer.lab.notebooks.api import (
         compare_runs,
         plot_comparison,
         plot_copies,
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
         plot_slo_attainment,
         plot_timeline,
     )
-    from superinfer.lab.cache_frames import load_cache_study, plot_cache_study
-    from superinfer.lab.comparison import load_comparison, newest_folder
-    from superinfer.lab.frames import quantile_frame, summary_frame
-    from superinfer.lab.hardware import (
+    from superinfer.lab.notebooks.cache_frames import load_cache_study, plot_cache_study
+    from superinfer.lab.notebooks.comparison import load_comparison, newest_folder
+    from superinfer.lab.notebooks.frames import quantile_frame, summary_frame
+    from superinfer.lab.notebooks.hardware import (
         gain_frame,
         load_resimulated,
         load_steady,
@@ -99,10 +99,10 @@ __all__ = [
 _HOMES = {
     name: home
     for home, names in {
-        "cache_frames": "load_cache_study plot_cache_study",
-        "comparison": "load_comparison newest_folder",
-        "frames": "quantile_frame summary_frame",
-        "hardware": "gain_frame load_resimulated load_steady plot_errors plot_parity",
+        "notebooks.cache_frames": "load_cache_study plot_cache_study",
+        "notebooks.comparison": "load_comparison newest_folder",
+        "notebooks.frames": "quantile_frame summary_frame",
+        "notebooks.hardware": "gain_frame load_resimulated load_steady plot_errors plot_parity",
         "pictures.differences": "plot_differences",
         "pictures.figures": "attainment_figure latency_figure queue_and_kv_figure rotations_figure",
         "pictures.tails": "plot_latency_tail plot_slo_scale",
@@ -112,13 +112,13 @@ _HOMES = {
     }.items()
     for name in names.split()
 }
-"""Modules of the names that are not in `api`."""
+"""Modules of the names that are not in `notebooks.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'notebooks.api')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from superinfer.errors import InputError
-from superinfer.lab.complaints import first_line
+from superinfer.lab.cli.complaints import first_line
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 

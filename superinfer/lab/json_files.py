@@ -30,6 +30,8 @@ def read_object(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", file=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("expected JSON in UTF-8", file=str(path)) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON: {error}", file=str(path)) from None
     if not isinstance(found, dict):

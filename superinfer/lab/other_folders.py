@@ -1,4 +1,4 @@
-"""What a folder holds that has no result of a run of its own, and what reads it instead."""
+"""What a folder holds that lacks the result that was looked for, and what reads it instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RUNS: Final = ("points", "study", ".study")
 
 
 def what_lies_in(folder: Path, result: str) -> str:
-    """Why a folder lacks the file `result` of a run, as the end of a message; may be empty."""
+    """Why a folder lacks the file `result`, as the end of a message; may be empty."""
     if not folder.is_dir():
         return f": {folder} is no folder" if folder.exists() else f": there is no folder {folder}"
     for outcome, command in {**_KEPT, **_WHOLE}.items():

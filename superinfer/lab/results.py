@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.cli.complaints import first_line
 from superinfer.lab.columns import Columns, read_columns, read_table, write_columns
-from superinfer.lab.complaints import first_line
 from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.lab.itl import itl_table
 from superinfer.lab.other_folders import what_lies_in
 from superinfer.lab.summary_form import check_summary
-from superinfer.metrics import RunMetrics
+from superinfer.metrics import RunMetrics, Window
+from superinfer.metrics.tokens import Bools
 from superinfer.outputs import one_line_errors
 from superinfer.pipes import refuse_pipe
-from superinfer.records.run import Timeline
+from superinfer.records.run import Floats, Timeline
 from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class Run:
             file = f"{table}.parquet"
             self._stored[table] = read_columns(self.folder / file, NEEDED[file])
         return self._stored[table]
+
+
+def measured_window(summary: Mapping[str, Any]) -> Window | None:
+    """The part of a run that was measured; None for all of it."""
+    found = (summary.get("load") or {}).get("window_s")
+    return Window(float(found[0]), float(found[1])) if found else None
+
+
+def measured_rows(summary: Mapping[str, Any], arrival_s: Floats) -> Bools:
+    """Mask of the requests that the summary counts: those that arrived in the window."""
+    window = measured_window(summary)
+    return np.ones(arrival_s.size, np.bool_) if window is None else window.holds(arrival_s)
 
 
 def default_folder(

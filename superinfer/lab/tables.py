@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from superinfer.lab.changes import PER_CENT, POINTS, Amount, change
-from superinfer.lab.hybrids import footnote, marked
+from superinfer.lab.cli.terminal import printable
 from superinfer.lab.metric_names import COMPARE_ROWS, LATENCIES, Summary, fraction_digits, is_share
+from superinfer.lab.notices.hybrids import footnote, marked
 from superinfer.lab.precision import PRECISION, precision_text, shown_precision
-from superinfer.lab.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Group

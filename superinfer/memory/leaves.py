@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+from superinfer.errors import PlanError
 from superinfer.heaps import FEWEST, sweep
 from superinfer.memory.index.node import Node
+from superinfer.settings import shown_value
 
 Rank = tuple[float, ...]
 
@@ -28,11 +30,15 @@ class Leaves:
         """With more entries than this, those of former ranks are looked for."""
 
     def push(self, node: Node) -> None:
-        """Queue a leaf by its present rank."""
+        """Queue a leaf by its present rank; PlanError for one with a nan in it."""
         if len(self._heap) > self._most:
             self._most = sweep(self._heap, self._may_hold)
+        rank = self._rank(node)
+        for part in rank:
+            if part != part:  # noqa: PLR0124 - true of nan alone, which has no place among others
+                raise PlanError(f"a leaf has the rank {shown_value(rank)}: expected no nan in it")
         self._pushed += 1  # breaks ties, so that nodes are never compared
-        heapq.heappush(self._heap, (self._rank(node), -node.stop, self._pushed, node))
+        heapq.heappush(self._heap, (rank, -node.stop, self._pushed, node))
 
     def victim(self, blocks: int) -> tuple[Node, int] | None:
         """Take the first leaf, and how many of its blocks go: no more than `blocks`, and no further

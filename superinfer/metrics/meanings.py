@@ -66,8 +66,8 @@ GROUP: Mapping[str, Meaning] = {
     "rotations": Meaning(COUNT, "those of them that copied the cache to the host"),
     "h2d_bytes": Meaning(
         BYTES,
-        "copied from the host to the device, per GPU (with a window: what was decided inside, for "
-        "whichever request)",
+        "copied from the host to the device, per GPU and over all replicas (with a window: what "
+        "was decided inside, for whichever request)",
     ),
     "d2h_bytes": Meaning(
         BYTES,
@@ -108,11 +108,15 @@ GROUP: Mapping[str, Meaning] = {
 """Of the run, of every class and of every tenant."""
 
 RUN: Mapping[str, Meaning] = {
-    "peak_kv_bytes": Meaning(BYTES, "most bytes of blocks that live requests held, per GPU"),
+    "peak_kv_bytes": Meaning(
+        BYTES,
+        "most bytes of blocks that live requests held, per GPU; of several replicas the sum of "
+        "their peaks",
+    ),
     "peak_slab_bytes": Meaning(
         BYTES,
         "most bytes taken from the device for KV, cached blocks too: whole slabs (64 MiB on a GPU) "
-        "where blocks may lose bits, else single blocks",
+        "where blocks may lose bits, else single blocks; of several replicas likewise",
     ),
     "write_through_bytes": Meaning(BYTES, "full blocks of running requests copied ahead of need"),
     "write_through_useful_bytes": Meaning(

@@ -162,7 +162,7 @@ class RunRecord:
     prefetch_useful_bytes: int = 0
     """Bytes copied back ahead of need for requests that got a token before they left again."""
     prefetch_wasted_bytes: int = 0
-    """The same for the others."""
+    """Bytes copied back ahead of need for requests that got no token before they left again."""
     losing_offloads: int = 0
     """Copies to the host that were not made because computing again took no longer."""
     steps: int = 0

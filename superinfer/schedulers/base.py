@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from superinfer.costs.base import CostModel
 from superinfer.costs.capacity import USUAL_STEP, LargestStep
 from superinfer.draft import Draft
+from superinfer.request import Request
 from superinfer.sequence import Sequence
 
 
@@ -83,6 +85,15 @@ class Scheduler(Protocol):
     def next_wakeup(self, now: float) -> float | None:
         """When an idle driver should ask for a plan though nothing has happened."""
         ...
+
+
+def tell_true_lengths(scheduler: Any, true_length: Callable[[Request], int] | None) -> None:
+    """Tell a scheduler whose settings ask for an oracle, and no other, how long answers become; one
+    token each where nobody knows.
+    """
+    tell_lengths = getattr(scheduler, "tell_lengths", None)
+    if tell_lengths is not None:
+        tell_lengths(true_length or (lambda request: 1))
 
 
 def largest_step_of(scheduler: Any, max_model_len: int, prefix_caching: bool) -> LargestStep:

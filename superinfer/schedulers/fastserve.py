@@ -189,7 +189,7 @@ class FastServeScheduler(FcfsScheduler):
         return self._levels.first_covering(prefill_s)
 
     def queue_of(self, seq: Sequence) -> RankedQueue:
-        """The same, and those whose blocks stay on the device while others run."""
+        """Where a sequence waits: without blocks, or with blocks on the device while others run."""
         return self.parked if seq.state is State.PARKED else FcfsScheduler.queue_of(self, seq)
 
     def _add(self, seq: Sequence) -> None:

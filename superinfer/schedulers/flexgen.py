@@ -34,7 +34,7 @@ from typing import Literal
 from mypy_extensions import mypyc_attr
 
 from superinfer.costs.base import Chunk, CostModel
-from superinfer.costs.placement import Placement, shares_of
+from superinfer.costs.flexgen_placement import Placement, shares_of
 from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.schedulers.base import Machine

@@ -70,23 +70,26 @@ def deadline_s(request: Request) -> float:
 
 
 class RankedQueue:
-    """Sequences in one state, lowest rank first. One that left that state, or has another rank by
-    now, is passed over.
+    """Sequences in one state, lowest rank first and of equal ones who came first. One that left
+    that state, or has another rank by now, is passed over.
     """
 
-    __slots__ = ("_heap", "_most", "_state")
+    __slots__ = ("_heap", "_most", "_pushed", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
+        self._pushed = 0
         self._most = FEWEST
         """With more entries than this, those that can never hold again are looked for."""
 
     def push(self, seq: Sequence) -> None:
-        """Queue by rank; equal ranks do not occur."""
+        """Queue by rank."""
+        _check_rank(seq)
         if len(self._heap) > self._most:
             self._most = sweep(self._heap, _may_hold)
-        heapq.heappush(self._heap, (seq.rank, id(seq), seq))
+        self._pushed += 1  # breaks ties, so that sequences are never compared
+        heapq.heappush(self._heap, (seq.rank, self._pushed, seq))
 
     def head(self) -> Sequence | None:
         """The sequence whose turn it is."""
@@ -101,6 +104,14 @@ class RankedQueue:
     def pop(self) -> None:
         """Remove the head."""
         heapq.heappop(self._heap)
+
+
+def _check_rank(seq: Sequence) -> None:
+    """Refuse a rank that is neither above nor below others: it has no place among them."""
+    parts: tuple[object, ...] = seq.rank  # whatever a policy of one's own makes it of
+    for part in parts:
+        if part != part:  # noqa: PLR0124 - true of nan alone
+            raise PlanError(f"{seq!r} has the rank {shown_value(seq.rank)}: expected no nan in it")
 
 
 def _may_hold(entry: tuple[tuple[float, ...], int, Sequence]) -> bool:
@@ -134,6 +145,7 @@ class RankedList:
         if not items or items[-1].rank < seq.rank:
             items.append(seq)
             return
+        _check_rank(seq)
         place = bisect_left(items, seq.rank, key=_rank)
         if items[place].rank == seq.rank:
             raise PlanError(

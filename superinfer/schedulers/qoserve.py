@@ -200,7 +200,7 @@ class QoServeScheduler(TrackingScheduler):
         return late_from_s if late_from_s > now else inf
 
     def next_wakeup(self, now: float) -> float | None:
-        """The same, for an idle driver."""
+        """When the head of the queue becomes a sure miss, for an idle driver."""
         time_s = self.until_s(now)
         return None if time_s == inf else time_s
 

@@ -64,7 +64,7 @@ class Mirrored:
         self.small = added(self.small, small)
 
     def keep(self, stretches: list[Stretch], small: Small) -> None:
-        """The same of blocks whose copies are left over from a rotation."""
+        """These blocks have copies that are left over from a rotation."""
         self.copy(stretches, small)
         self.kept, self.kept_small = stretches, small
 

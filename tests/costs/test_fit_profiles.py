@@ -27,13 +27,13 @@ from superinfer.costs import Coverage, ModelShape, build_cost, load_shape
 from superinfer.costs.profile import Profile
 from superinfer.costs.tables import Curve
 from superinfer.errors import ConfigError, InputError, SuperInferError
+from superinfer.lab.notices.trust import assumed_warning
 from superinfer.lab.profiles import fits
 from superinfer.lab.profiles.build import build_profile, save_profile
 from superinfer.lab.profiles.fits import Fitted, Points
 from superinfer.lab.profiles.kernels import GemmShape, GemmTable, padded
 from superinfer.lab.profiles.measurements import Measurements
 from superinfer.lab.profiles.pointwise import pieces, streaming_ratio
-from superinfer.lab.trust import assumed_warning
 
 # -- fits -----------------------------------------------------------------------------------------
 

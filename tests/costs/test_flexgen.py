@@ -25,8 +25,8 @@ from superinfer.costs import (
 )
 from superinfer.costs.base import PrefillWork
 from superinfer.costs.devices import Link, Offloading
-from superinfer.costs.placement import PACKED_BITS, shares_of
-from superinfer.costs.placement_search import block_s
+from superinfer.costs.flexgen_placement import PACKED_BITS, shares_of
+from superinfer.costs.flexgen_search import block_s
 from superinfer.costs.step import Origin
 from superinfer.errors import ConfigError
 from superinfer.schedulers.flexgen import FlexGenScheduler

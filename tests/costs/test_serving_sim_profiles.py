@@ -16,11 +16,11 @@ from superinfer.costs.coverage import Coverage
 from superinfer.costs.profile import PARTLY_FITTED, Profile
 from superinfer.costs.tables import Curve, Grid
 from superinfer.errors import ConfigError, InputError
+from superinfer.lab.notices.trust import assumed_warning
 from superinfer.lab.profiles import fits, serving_sim
 from superinfer.lab.profiles.build import build_profile
 from superinfer.lab.profiles.fits import Points
 from superinfer.lab.profiles.report import target
-from superinfer.lab.trust import assumed_warning
 
 TOKENS = (*range(1, 17), *range(32, 513, 16))
 LAUNCH_US = 8.0

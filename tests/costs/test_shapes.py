@@ -161,5 +161,8 @@ def test_bad_configs_name_the_field(tmp_path: Path, config: object, message: str
 
 def test_broken_json(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="expected JSON"):
+    with pytest.raises(InputError, match="expected JSON: "):
+        load_shape(tmp_path)
+    (tmp_path / "config.json").write_bytes('{"a": "\xe9"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"expected JSON in UTF-8$"):
         load_shape(tmp_path)

@@ -20,8 +20,8 @@ from superinfer.costs import (
     list_profiles,
     load_shape,
 )
+from superinfer.costs.flexgen_placement import shares_of
 from superinfer.costs.kernels import _piece_at
-from superinfer.costs.placement import shares_of
 from superinfer.costs.profile import Kernel
 
 SHIPPED = {f"{name.model} tp{name.tp}": name for name in list_profiles()}

@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ from executor.models.text import Text
 from executor.steps.runner import Runner
 from superinfer import COMPILED
 from superinfer.costs import list_profiles, load_profile, load_shape, write_profile
-from superinfer.lab import complaints
+from superinfer.lab.cli import complaints
 from superinfer.lab.results import load_run
+from superinfer.lab.versions import version_of
 from superinfer.schedulers import SCHEDULERS
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +82,7 @@ def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, tra
     assert run["hybrid"] is False and run["own_memory"] == ["lru"]
     assert run["simulated"] is False and run["device_name"] and run["dtype"] == "float32"
     assert run["kv_blocks"] == 60 and run["block_tokens"] == 16
-    assert run["versions"]["torch"] == torch.__version__
+    assert run["versions"]["torch"] == version("torch")
     assert summary["trust"]["measured_share"] == 1.0
     stored = json.loads((out / "summary.json").read_text())
     assert stored["completed"] == 5
@@ -138,7 +140,7 @@ def test_the_profile_that_predicts_can_be_told(
     learns = any("learn" in note for note in summary["notes"])
     assert learns is not profiled
     made_by = tomllib.loads((out / "config.toml").read_text())["made_by"]
-    assert made_by.get("profile_sha256") == expected and made_by["torch"] == torch.__version__
+    assert made_by.get("profile_sha256") == expected and made_by["torch"] == version("torch")
 
 
 @pytest.mark.parametrize("memory", ["slo_aware", "lru"])
@@ -512,3 +514,8 @@ def test_a_reader_who_goes_away_is_told_nothing(
     monkeypatch.setattr(cli, "close_stdout", lambda: closed.append(True))
     assert call(monkeypatch, capsys, "run") == (1, "", "")
     assert closed
+
+
+def test_the_version(monkeypatch, capsys):
+    found = call(monkeypatch, capsys, "--version")
+    assert found == (0, f"superinfer {version_of('superinfer')}\n", "")

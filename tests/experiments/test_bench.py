@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import bench
-from sim.commands import simulated
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
 

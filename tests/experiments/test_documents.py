@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.documents import running
+from experiments.documents.__main__ import main
 from experiments.documents.blocks import ROOT, blocks, faults, pages
 from experiments.documents.known import unknown
 from experiments.documents.links import broken
@@ -101,6 +102,48 @@ def test_wrong_output_is_found_and_shown_anew(tmp_path: Path) -> None:
     assert len(script.faults) == 1  # the file comes only after it
     assert script.failed
     assert "exit code 1, not 2" in script.faults[0]
+
+
+CHANGED = """\
+```console
+$ echo new
+old
+$ printf 'one\\ntwo\\n'
+...
+three
+```
+
+<!-- exits with 2 -->
+```console
+$ false
+```
+"""
+
+
+def test_writing_ends_with_the_faults_that_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the first, which was mended; the second stays, as `...` hides what it stands for."""
+    page = _page(tmp_path, CHANGED)
+    assert main([str(page)]) == 1
+    assert capsys.readouterr().err.endswith("\n3 faults\n")
+    assert main(["--write", str(page)]) == 1
+    told, *lines = capsys.readouterr().err.splitlines()
+    assert told == "page.md: 2 blocks run, 2 faults, 1 mended"
+    assert [line for line in lines if ": " in line and "page.md" in line] == [
+        f"{page}:1: printf 'one\\ntwo\\n'",
+        f"{page}:10: exit code 1, not 2, of",
+    ]
+    assert lines[-1] == "2 faults left"
+    assert page.read_text() == CHANGED.replace("old", "new")
+
+
+def test_writing_a_page_whose_output_alone_is_old_leaves_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = _page(tmp_path, "```console\n$ echo new\nold\n```\n")
+    assert main(["--write", str(page)]) == 0
+    assert capsys.readouterr().err.endswith("1 mended\n0 faults left\n")
 
 
 def test_a_command_that_takes_too_long_is_a_fault(

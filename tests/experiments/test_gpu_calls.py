@@ -44,7 +44,7 @@ from experiments.gpu_check.kernels import drawing
 from experiments.gpu_check.marks import marks
 from experiments.gpu_check.parts import part
 from experiments.gpu_check.scenarios import run, scenes, validation
-from sim.commands import simulated
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import load_profile
 from superinfer.errors import InputError

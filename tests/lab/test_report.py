@@ -98,6 +98,18 @@ def test_counts_are_whole_and_shared_targets_are_shown(usual: Path, tmp_path: Pa
     assert words.count("TTFT \N{LESS-THAN OR EQUAL TO} 1,234 ms") == 1
 
 
+def test_a_page_says_of_what_bytes_are(usual: Path, tmp_path: Path) -> None:
+    """Those of a cluster are no GPU's, for its replicas are added up."""
+    folder = shutil.copytree(usual, tmp_path / "run")
+    assert Page(write_report(folder)).words.count("Bytes are per GPU.") == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["replicas"] = [{"replica": 0}, {"replica": 1}]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    words = Page(write_report(folder)).words
+    assert "Bytes are per GPU, the sum of all replicas." in words
+    assert "Bytes are per GPU." not in words
+
+
 def test_figures_of_the_page_are_those_of_the_summary(usual: Path, report: Path) -> None:
     summary = PlotData.of_run(report_module.load_run(usual)).summary
     words = Page(report).words.replace("\u00a0", " ")

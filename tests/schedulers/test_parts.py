@@ -133,3 +133,27 @@ def test_list_refuses_a_rank_that_it_has(rank: float) -> None:
         ranks.add(ranked(place))
     with pytest.raises(PlanError, match="expected unique ranks"):
         ranks.add(ranked(rank))
+
+
+def test_of_equal_ranks_who_came_first_is_first() -> None:
+    """And not who lies where in memory, which differs from run to run."""
+    queue = RankedQueue(State.WAITING)
+    sequences = [ranked(0) for _ in range(50)]
+    pushed = sequences[::2] + sequences[1::2]
+    for seq in pushed:
+        queue.push(seq)
+    served = []
+    while (head := queue.head()) is not None:
+        served.append(head)
+        queue.pop()
+    assert served == pushed
+
+
+def test_a_rank_that_does_not_compare_has_no_place() -> None:
+    nan = float("nan")
+    with pytest.raises(PlanError, match="expected no nan in it"):
+        RankedQueue(State.WAITING).push(ranked(nan, 1))
+    items = RankedList()
+    items.add(ranked(0, 1))
+    with pytest.raises(PlanError, match="expected no nan in it"):
+        items.add(ranked(nan, 2))

@@ -383,6 +383,23 @@ def test_of_aged_that_took_the_same_the_first_comes_first(names: tuple[str, str]
     assert [int(each[1:]) for each in found] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_who_has_left_does_not_count_for_the_turn_of_its_tenant(blocks: int) -> None:
+    """Of a the last to come was aged first. It comes in with blocks that b has taken, too, or is
+    cancelled: then the first of a is the request that came before b's.
+    """
+    share = AgedShare(0.1, 4.0)
+    last, other, first = (queued(share, index, "aba"[at]) for at, index in enumerate((9, 5, 1)))
+    assert share.head() is other
+    share.takes(other, blocks)
+    queued(share, 7, "b")
+    if blocks:
+        share.takes(last, blocks)
+    other.ticket = last.ticket = -1
+    share.forget(last)
+    assert share.head() is first
+
+
 def test_having_nobody_aged_earns_no_credit_in_the_share() -> None:
     """Tenant a alone has taken 10 blocks when b comes: b starts at 8, where a's latest stood, so it
     has one turn before a goes on, and not five.

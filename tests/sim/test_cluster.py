@@ -16,9 +16,9 @@ import pytest
 from harness import make_engine, request
 
 from sim.cluster import Cluster
-from sim.commands import simulated
 from sim.environment import ExactEnvironment
 from sim.run import build_engine, run_cluster, run_simulation
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.events import Event
 from superinfer.lab.config import Config, load_config

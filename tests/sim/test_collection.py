@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from sim.commands import simulated
+from sim.summaries import simulated
 from superinfer import collection
 from superinfer.collection import no_collection
 from superinfer.engine import Engine

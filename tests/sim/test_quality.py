@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pages import text
 
-from sim.commands import simulated
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import list_profiles, load_profile
 from superinfer.costs.profile_file import write_profile

@@ -10,8 +10,8 @@ import pytest
 
 from experiments.scenarios.settings import MACHINE
 from experiments.studykit.kv_memory import fitting_tokens
-from sim.commands import simulated
 from sim.run import build_engine
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import Chunk, StepCost
 from superinfer.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.commands import simulated
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config

@@ -14,8 +14,8 @@ from commands import Cli
 from sim.run import SimResult, run_simulation
 from sim.workload import load_workload
 from superinfer.lab.config import load_config
+from superinfer.lab.notices.trust import range_warning
 from superinfer.lab.timelines.replay import Step, replay
-from superinfer.lab.trust import range_warning
 
 RECORD = '{{"timestamp":{at},"input_length":{prompt},"output_length":{answer},"class":"chat"}}\n'
 KEYS = "prefill tokens with their context"

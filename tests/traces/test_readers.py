@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from superinfer.errors import ConfigError, InputError
 from superinfer.request import DEFAULT_CLASS, SLO, SLOClass
 from superinfer.slo_classes import PRESETS
-from traces.native import NativeParser
+from traces.formats.native import NativeParser
 from traces.readers import read_trace
 from traces.stamps import longest_ordered, spread_stamps
 from traces.workload import Workload

@@ -72,7 +72,7 @@ def from_log(
 ) -> None:
     """Make a trace from a log, by the names of its columns (in JSON with dots)."""
     from traces.convert import lines_of
-    from traces.from_log import Columns, read_log
+    from traces.logs.from_log import Columns, read_log
 
     check_output(output, path, as_json=as_json)
     of_values, of_all = _classes(classes or ())

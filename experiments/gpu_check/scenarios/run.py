@@ -24,6 +24,7 @@ from executor import cli
 from experiments.gpu_check.calibrate import opened
 from experiments.gpu_check.checks import Check, Context, Result, end, end_with
 from experiments.gpu_check.scenarios.scenes import PRESSURE, SCENES, arguments, run_name
+from superinfer.lab.numbers import number
 
 SHOWN = (
     "completed",
@@ -54,7 +55,7 @@ def run(context: Context, scene: str, arm: str) -> Result:
     command = ["run", *arguments(context, scene, arm), "--out", str(folder), "--no-plots", "--json"]
     limit_s = min(context.left_s, FAST_RUN_S if context.options["fast"] else RUN_S)
     summary, said = call(command, context.work / "said" / folder.name, limit_s)
-    shown = {key: summary.get(key) for key in SHOWN if isinstance(summary.get(key), int | float)}
+    shown = {key: value for key in SHOWN if (value := number(summary, key)) is not None}
     block = summary.get("run", {})
     graphs = {
         key: block.get(key)
@@ -99,9 +100,9 @@ def _command(command: list[str], out: Path, err: Path, parent: int) -> None:
     end_with(parent)
     # Threads that the parent's OpenMP had are not here, and work given to them would never end.
     torch.set_num_threads(1)
-    for path, number in ((out, 1), (err, 2)):
+    for path, descriptor in ((out, 1), (err, 2)):
         written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(written, number)
+        os.dup2(written, descriptor)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
     sys.argv = ["superinfer-exec", *command]
     cli.main()

@@ -18,6 +18,7 @@ from executor.validation.validate import Outcome, winners
 from experiments.gpu_check.calibrate import profile_path
 from experiments.gpu_check.checks import Check, Context, Result
 from experiments.gpu_check.scenarios.scenes import SCENES, run_name, run_names
+from superinfer.lab.numbers import number
 from superinfer.lab.results import SUMMARY
 
 MAX_ERROR = 0.05
@@ -115,8 +116,9 @@ def gains(scene: str, outcomes: list[Outcome]) -> Iterator[dict[str, Any]]:
     base, *others = [(outcome.scheduler, _sides(outcome)) for outcome in outcomes]
     for policy, sides in others:
         for service_class, metric in product(("", *sides[0]["classes"]), GAINS):
+            key = f"classes.{service_class}.{metric}" if service_class else metric
             changes = [
-                _change(metric, *(_value(one, service_class, metric) for one in pair))
+                _change(metric, *(number(one, key) for one in pair))
                 for pair in zip(base[1], sides, strict=True)
             ]
             if None not in changes:
@@ -132,11 +134,6 @@ def gains(scene: str, outcomes: list[Outcome]) -> Iterator[dict[str, Any]]:
 
 def _sides(outcome: Outcome) -> tuple[Summary, Summary]:
     return summary(outcome.devices[0]), summary(outcome.simulated)
-
-
-def _value(found: Summary, service_class: str, metric: str) -> float | None:
-    value = (found["classes"].get(service_class, {}) if service_class else found).get(metric)
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _change(metric: str, before: float | None, after: float | None) -> float | None:

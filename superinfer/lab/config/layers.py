@@ -38,7 +38,7 @@ class Layers:
         return _merged(self._tables(section))
 
     def nested(self, section: str) -> dict[str, Any]:
-        """The same at any depth of tables."""
+        """The tables of a section, key by key at any depth; the last one to give a key wins."""
         merged: dict[str, Any] = {}
         for table in self._tables(section):
             _lay_over(merged, table)

@@ -88,7 +88,9 @@ def imported(place: str, target: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a module of the user's raises
-        raise ConfigError(f"{place}: cannot import: {_why(error)}") from None
+        alone = "; other processes do not have what a notebook defines: put it into a file"
+        hint = alone if module == "__main__" else ""
+        raise ConfigError(f"{place}: cannot import: {_why(error)}{hint}") from None
 
 
 def parameters_of(section: str, name: str) -> dict[str, Any]:

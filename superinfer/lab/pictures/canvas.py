@@ -55,7 +55,7 @@ def legend_below(figure: FigureBase, axes: Axes, columns: int = 4) -> None:
 
 
 def with_legend_below(axes: Axes, wanted: bool) -> Axes:
-    """The same, with the legend under the axes: for pictures that fill them."""
+    """The same axes with a legend under them, if it is wanted: for pictures that fill them."""
     if wanted and axes.get_legend_handles_labels()[0]:
         below = (0.5, -0.1)
         axes.legend(loc="upper center", bbox_to_anchor=below, ncols=4, frameon=False)

@@ -13,7 +13,9 @@ import numpy as np
 from superinfer.lab.columns import Columns
 from superinfer.lab.itl import decimated
 from superinfer.lab.metric_names import Summary
-from superinfer.lab.results import Run
+from superinfer.lab.results import Run, measured_rows, measured_window
+from superinfer.metrics import Window
+from superinfer.metrics.tokens import Bools
 from superinfer.records.run import Floats
 
 Curve = tuple[Floats, Floats]
@@ -58,18 +60,13 @@ class PlotData:
         )
 
     @property
-    def window_s(self) -> tuple[float, float] | None:
-        """The part of the run that is measured, in seconds; None for all of it."""
-        found = (self.summary.get("load") or {}).get("window_s")
-        return (float(found[0]), float(found[1])) if found else None
+    def window(self) -> Window | None:
+        """The part of the run that is measured; None for all of it."""
+        return measured_window(self.summary)
 
-    def measured(self) -> np.ndarray[Any, Any]:
-        """Mask of the requests that the summary counts: those that arrived in the window."""
-        arrival_s = self.requests["arrival_s"]
-        if self.window_s is None:
-            return np.ones(arrival_s.size, np.bool_)
-        start_s, end_s = self.window_s
-        return (arrival_s >= start_s) & (arrival_s < end_s)
+    def measured(self) -> Bools:
+        """Mask of the requests that the summary counts."""
+        return measured_rows(self.summary, self.requests["arrival_s"])
 
     def classes(self) -> list[str]:
         """Names of the classes with most requests, at most six, in order of name."""

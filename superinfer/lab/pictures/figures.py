@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from superinfer.lab.api import (
+from superinfer.lab.notebooks.api import (
     COMPARED_LATENCIES,
     compare_runs,
     plot_comparison,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from superinfer.lab.terminal import printable
+from superinfer.lab.cli.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

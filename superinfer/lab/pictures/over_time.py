@@ -113,7 +113,8 @@ def time_axis(axes: Axes, runs: Sequence[PlotData]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
     axes.grid(alpha=0.3)
-    for window_s in sorted({data.window_s for data in runs if data.window_s}):
+    windows = {(data.window.start_s, data.window.end_s) for data in runs if data.window}
+    for window_s in sorted(windows):
         axes.axvspan(*window_s, color=GREY, alpha=0.15, lw=0, zorder=0, label="measured window")
 
 

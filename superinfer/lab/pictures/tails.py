@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from superinfer.lab.notebooks.run_sources import Sources, plot_data_of
 from superinfer.lab.pictures.canvas import given_or_new, with_legend
 from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.pictures.latency_curves import LatencyCurves, check_class, latency_curves
 from superinfer.lab.report.hurt import miss_factors
-from superinfer.lab.run_sources import Sources, plot_data_of
 from superinfer.records.run import Floats
 
 if TYPE_CHECKING:

@@ -200,7 +200,7 @@ def _cdf_caption(data: PlotData, title: str, of: str, key: str) -> str:
     caption = f"{title}: {of} below a latency."
     if any(data.target_ms(name, LATENCIES[key][2]) for name in data.classes()):
         caption += f" Dotted: {'TPOT targets' if key == 'itl' else 'targets'}."
-    if key == "itl" and data.window_s:
+    if key == "itl" and data.window:
         caption += " Over the whole run, not the measured window alone."
     hidden = len(set(data.requests["class"].tolist())) - len(data.classes())
     return f"{caption} {hidden} smaller classes are not drawn." if hidden > 0 else caption

@@ -10,8 +10,8 @@ from typing import Any
 
 from superinfer.errors import ConfigError
 from superinfer.lab.changes import change
-from superinfer.lab.hybrids import footnote, marked
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.hybrids import footnote, marked
 from superinfer.lab.numbers import column_of, number
 from superinfer.lab.pictures.data import MOST_CLASSES, PlotData
 from superinfer.lab.precision import shown_precision
@@ -136,7 +136,8 @@ def _metrics(data: Mapping[str, PlotData], known: Known) -> list[Content]:
 def _metrics_note(known: Known) -> str:
     note = (
         "Below each value its difference from the reference, in percentage points for shares and "
-        "in per cent of the reference otherwise; better and worse say which way it goes."
+        "in per cent of the reference otherwise; better and worse say which way it goes. Bytes are "
+        "per GPU, of several replicas the sum."
     )
     note += _intervals_note(known)
     if _seeds(known) > 1:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from superinfer.lab.hybrids import pair_words
 from superinfer.lab.metric_names import Summary
+from superinfer.lab.notices.hybrids import pair_words
+from superinfer.lab.notices.trust import percent
 from superinfer.lab.pictures.data import run_title
 from superinfer.lab.report.html import Html, tag
 from superinfer.lab.report.values import number, shown
 from superinfer.lab.results import Run
-from superinfer.lab.trust import percent
 
 
 def page_title(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from superinfer.lab.metric_names import LATENCIES, Summary
+from superinfer.lab.notices.trust import left_rows
 from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.precision import shown_precision
 from superinfer.lab.report import charts
@@ -31,7 +32,6 @@ from superinfer.lab.report.values import (
     targets,
 )
 from superinfer.lab.results import CONFIG, Run
-from superinfer.lab.trust import left_rows
 from superinfer.settings import is_number
 
 _KEY_FIGURES = {
@@ -99,7 +99,14 @@ def _metrics(summary: Summary) -> list[Content]:
     ended = tag("p", _ended_words(summary)) if _ended_words(summary) else None
     notes = [tag("p", f"Note: {note}.") for note in summary.get("notes") or ()]
     columns = tag("div", *tables, class_="columns")
-    return [tag("dl", *cards, class_="cards"), ended, *notes, columns]
+    unit = tag("p", f"{_bytes_unit(summary)}.", class_="note")
+    return [tag("dl", *cards, class_="cards"), ended, *notes, columns, unit]
+
+
+def _bytes_unit(summary: Summary) -> str:
+    """Of what bytes are counted."""
+    of = ", the sum of all replicas" if summary.get("replicas") else ""
+    return f"Bytes are per GPU{of}"
 
 
 def _whole(count: float | None) -> float | None:
@@ -210,10 +217,9 @@ def _traffic(data: PlotData) -> list[Content]:
     rates = [
         f"{number(n / seconds / 1e9)} GB/s {way} the device" for way, n in moved.items() if seconds
     ]
-    of = ", the sum of all replicas" if summary.get("replicas") else ""
     note = (
         "A preemption takes a request off the device; a rotation is one that copied its cache to "
-        f"the host. Bytes are per GPU{of}; write-through and cached blocks went for no single "
+        f"the host. {_bytes_unit(summary)}; write-through and cached blocks went for no single "
         "request, and are in the row of all alone. Mean over the measured time: "
         f"{', '.join(rates) or NONE}. "
         f"Recomputed: {shown('tax', summary.get('recompute_tax'))} of all computed tokens."

@@ -152,7 +152,7 @@ def _check_outside(name: str) -> None:
 
 
 def study_json(study: CacheStudy, trace: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The outcomes as `--json` prints them."""
     return {
         "trace": trace,
         "block_tokens": study.requests[0].hash_block_tokens,
@@ -164,7 +164,7 @@ def study_json(study: CacheStudy, trace: str, outcomes: Sequence[Outcome]) -> di
 
 
 def study_table(outcomes: Sequence[Outcome]) -> Table:
-    """The same for the terminal."""
+    """The outcomes as a table for the terminal."""
     from rich import box
     from rich.table import Table
 

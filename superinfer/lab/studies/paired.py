@@ -12,7 +12,7 @@ import numpy as np
 
 from superinfer.lab.columns import read_columns
 from superinfer.lab.numbers import column_of, number, split_metric
-from superinfer.lab.results import NEEDED, REQUESTS, Run
+from superinfer.lab.results import NEEDED, REQUESTS, Run, measured_rows
 from superinfer.lab.studies.intervals import Interval, block_interval
 from superinfer.metrics.statistics import QUANTILES, weighted_quantiles
 from superinfer.metrics.tokens import Bools
@@ -53,11 +53,7 @@ class RequestRows:
         if not (run.folder / REQUESTS).exists():
             return None
         columns = read_columns(run.folder / REQUESTS, NEEDED[REQUESTS])
-        window = (run.summary.get("load") or {}).get("window_s")
-        arrival_s = columns["arrival_s"]
-        kept = np.ones(arrival_s.size, np.bool_)
-        if window:
-            kept = (arrival_s >= window[0]) & (arrival_s < window[1])
+        kept = measured_rows(run.summary, columns["arrival_s"])
         return cls(run.summary, {name: column[kept] for name, column in columns.items()})
 
     def same_requests(self, other: RequestRows) -> bool:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from superinfer.errors import ConfigError
+from superinfer.lab.cli.progress import Report, silent
 from superinfer.lab.config import Config
-from superinfer.lab.progress import Report, silent
 from superinfer.lab.results import Run, load_run
 from superinfer.lab.studies.content import Keys, Runner, load_runner
 from superinfer.lab.studies.engines.base import ATTEMPTS, Died, StudyEngine, Tick
@@ -188,7 +188,7 @@ def _result(
 
 
 def _check_numbers(study: Study) -> None:
-    """The same seed twice would count as two draws."""
+    """Refuse numbers that cannot be, and a seed twice, which would count as two draws."""
     seeds = list(study.seeds)
     if any(type(seed) is not int or not 0 <= seed < 2**63 for seed in seeds):
         raise ConfigError(f"seeds: expected integers from 0 to 2**63 - 1, got {seeds}")

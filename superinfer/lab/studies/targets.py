@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superinfer.lab.overload import left_over_s
+from superinfer.lab.notices.overload import left_over_s
 from superinfer.metrics import RunMetrics
 from superinfer.metrics.columns import RequestView, Targets
 from superinfer.metrics.tokens import Bools

@@ -47,7 +47,7 @@ class BlockPool:
         self.peak_referenced = 0
         """Most of `size` that live requests took."""
         self.peak_used = 0
-        """The same with cached blocks."""
+        """Most of `size` that live requests and cached blocks took."""
         self._slabs = slabs
         self._referenced_8 = 0
         self._referenced_4 = 0
@@ -66,7 +66,7 @@ class BlockPool:
 
     @property
     def used(self) -> int:
-        """The same with cached blocks."""
+        """Blocks of 16 bits in whose place there is anything: of live requests, or cached."""
         return self.referenced + self.cached - (self.total - self.size)
 
     @property
@@ -228,7 +228,7 @@ class HostPool:
         return self.cache_room(16)
 
     def cache_room(self, bits: int) -> int:
-        """The same for blocks of these bits."""
+        """Blocks of these bits that copies of cached prefixes could take."""
         sizes = self.sizes
         room_bytes = (self.cache_total - self.cached) * sizes.bytes_16 + self._cached_saved
         return room_bytes // sizes.of(bits)

@@ -196,8 +196,8 @@ class PrefixIndex(RadixTree):
         return taken
 
     def make_room(self, blocks: int) -> list[tuple[Node, int]]:
-        """The same, but blocks lose bits instead where the policy says so, until that makes the
-        room of so many of 16 bits; returns what was dropped.
+        """Drop cached blocks, or let them lose bits where the policy says so, until that makes the
+        room of `blocks` of 16 bits; returns what was dropped.
         """
         taken, ladder = [], self.ladder
         while blocks > 0:

@@ -50,7 +50,7 @@ class TieredIndex(PrefixIndex):
         return blocks
 
     def hit(self, request: Request, node: Node) -> None:
-        """The same; each part of the path counts a hit."""
+        """The request was admitted with the path to `node`, each part of which counts a hit."""
         super().hit(request, node)
         step, parent = node, node.parent
         while parent is not None:
@@ -60,8 +60,8 @@ class TieredIndex(PrefixIndex):
     # -- copies back ----------------------------------------------------------------------------
 
     def match(self, request: Request, keys: tuple[Key, ...], limit_blocks: int) -> tuple[int, int]:
-        """The same with blocks on the host counted in, if they are enough for a copy back. A live
-        sequence holds none of them.
+        """Blocks of the longest cached prefix, and how many of them no live sequence holds; with
+        those on the host, which none does, if they are enough for a copy back.
         """
         node, stop, unreferenced = self.root(request), 0, 0
         on_device, small = (0, 0), NO_SMALL
@@ -82,7 +82,7 @@ class TieredIndex(PrefixIndex):
         return (stop, unreferenced) if self._loads(on_device[0], stop, small) else on_device
 
     def touch(self, node: Node, now: float) -> None:
-        """The same on both tiers."""
+        """Count a look-up as a use of the path to `node`, on both tiers."""
         super().touch(node, now)
         self._announce(node)  # only the deepest node of a path can be a leaf
 
@@ -133,7 +133,7 @@ class TieredIndex(PrefixIndex):
     def insert(
         self, request: Request, keys: tuple[Key, ...], node: Node | None, stop_blocks: int
     ) -> tuple[Node | None, int]:
-        """The same; computing blocks counts as a hit on them."""
+        """Turn private blocks into shared ones; computing them counts as a hit on them."""
         last, moved = super().insert(request, keys, node, stop_blocks)
         if last is not None:
             for step in last.path():
@@ -145,13 +145,13 @@ class TieredIndex(PrefixIndex):
     def add_answer(
         self, request: Request, node: Node | None, blocks: int, now: float, bits: int = 16
     ) -> Node:
-        """The same; it counts as a hit."""
+        """Keep blocks of generated text below `node`; that counts as a hit on them."""
         leaf = super().add_answer(request, node, blocks, now, bits)
         self._hit(leaf)
         return leaf
 
     def set_bits(self, node: Node, bits: int) -> None:
-        """The same; a copy on the host, which has other bits, is none any more."""
+        """The blocks of a node have so many bits now; a copy on the host has others, and goes."""
         if node.on_host:
             self._forget_copy(node)
         super().set_bits(node, bits)

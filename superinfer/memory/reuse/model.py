@@ -1,7 +1,7 @@
 """The reuse model in numpy: one attention layer over the latest gaps, then two hidden layers.
 
 The hazard of a bin is the probability that a stretch of blocks is used in it, given that it was not
-used before. `superinfer.lab.reuse` trains the weights.
+used before. `superinfer.lab.reuse_training` trains the weights.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Prices:
         return self._prefilled_s(stop_tokens) - self._prefilled_s(start_tokens)
 
     def block_s(self, start_tokens: int, stop_tokens: int) -> float:
-        """The same for each block of it."""
+        """To compute a block of such a stretch, in the mean."""
         blocks = (stop_tokens - start_tokens) / self._block_tokens
         return self.compute_s(start_tokens, stop_tokens) / blocks
 

@@ -85,7 +85,9 @@ class Trail(KeyRun):
         """Of its latest use, among all stretches of all visits."""
 
     def upper(self, stop: int) -> Trail:
-        """The same; both parts have been used by the same requests."""
+        """Cut it at block `stop`: it becomes the lower part. Returns the upper one, which the same
+        requests have used.
+        """
         blocks = stop - self.start
         part = Trail(self.names[:blocks], self.start, 0.0, self.session, 0.0)
         part.times_s, part.uses, part.fan_out = self.times_s, self.uses, 1

@@ -166,7 +166,9 @@ class OffloadingCache(BlockCache):
     def add_answer(
         self, request: Request, table: Table | None, blocks: int, now: float
     ) -> Block | None:
-        """The same, but what was loaded and never became findable is nothing to keep."""
+        """Queue what an ended request filled beyond its prompt; what was loaded and never became
+        findable is nothing to keep.
+        """
         if isinstance(table, OffloadTable) and table.pending:
             return None
         return super().add_answer(request, table, blocks, now)

@@ -77,19 +77,15 @@ class AgedShare:
             self._least.touch(tenant)
         self._waiting[tenant].append((job.ticket, job))
 
+    def forget(self, job: Job) -> None:
+        """A request does not wait any more, so another one may be the first of its tenant."""
+        if job.aged:
+            self._least.touch(self._tenant(job))
+
     def head(self) -> Job | None:
         """The aged request whose turn it is."""
-        while (least := self._least.lowest(self._turn)) is not None:
-            tenant = least[1]
-            queue = self._waiting[tenant]
-            ticket, job = queue[0]
-            if ticket == job.ticket:
-                return job
-            queue.popleft()
-            if not queue:
-                del self._waiting[tenant]
-            self._least.touch(tenant)
-        return None
+        least = self._least.lowest(self._turn)
+        return None if least is None else self._first(least[1])
 
     def fits(self, need_blocks: int, total_blocks: int) -> bool:
         """True if a request of so many blocks stays within the share; one always does."""
@@ -110,8 +106,19 @@ class AgedShare:
 
     def _turn(self, tenant: str) -> tuple[int, int] | None:
         """By what its aged took; of equals the one whose first request came first."""
+        first = self._first(tenant)
+        return None if first is None else (self._taken[tenant], first.seq.request.index)
+
+    def _first(self, tenant: str) -> Job | None:
+        """Of the aged of a tenant the one that waits longest; who waits no longer is dropped."""
         queue = self._waiting.get(tenant)
-        return (self._taken[tenant], queue[0][1].seq.request.index) if queue else None
+        while queue:
+            ticket, job = queue[0]
+            if ticket == job.ticket:
+                return job
+            queue.popleft()
+        self._waiting.pop(tenant, None)
+        return None
 
     def _tenant(self, job: Job) -> str:
         return job.seq.request.tenant if self._fair else ""

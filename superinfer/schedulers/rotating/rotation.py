@@ -74,7 +74,7 @@ class Rotation:
 
     @property
     def longest_turn_s(self) -> float:
-        """The same when memory is full."""
+        """How long that is at most: when memory is full."""
         if self._longest_turn_s is None:
             draft = self._outlook.draft
             self._longest_turn_s = exchange_s(draft.copy_s(draft.pool.size, "h2d"))

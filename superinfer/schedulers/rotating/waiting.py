@@ -97,6 +97,7 @@ class Waiting:
         self._pressing.pop(job, None)
         self.prompt_tokens -= self._prompts.pop(job, 0)
         self._answers.discard(job)
+        self._aged.forget(job)
 
     @property
     def late(self) -> int:

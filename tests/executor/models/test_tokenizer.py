@@ -143,6 +143,12 @@ def test_settings_that_are_no_object(tmp_path, text):
         load_tokenizer(tmp_path, 256)
 
 
+def test_settings_that_are_not_utf8(tmp_path):
+    (tmp_path / "generation_config.json").write_bytes('{"a": "\xe9"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"generation_config\.json: expected JSON in UTF-8$"):
+        load_tokenizer(tmp_path, 256)
+
+
 def test_a_tokenizer_that_knows_more_than_the_model(spoken):
     folder = spoken["bpe"]
     most = max(load_tokenizer(folder, 300).encode("the end"))

@@ -12,8 +12,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from serving_kit import serving
 
 from executor.serving import chat
-from executor.serving.bodies import ChatBody
 from executor.serving.chat import ChatTemplate, load_template
+from executor.serving.http.bodies import ChatBody
 from executor.shipped import TINY
 from superinfer.errors import ConfigError, InputError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from executor.serving.bodies import CompletionBody
+from executor.serving.http.bodies import CompletionBody
 from executor.serving.objectives import (
     LEAST_URGENT,
     NO_TENANT,
@@ -80,6 +80,15 @@ def test_a_tenant_by_header_or_by_user() -> None:
     header = {"x-llm-d-inference-fairness-id": "shop", "x-session-id": "s1"}
     found = objective(header, user="ann", priority=-3)
     assert (found.tenant, found.session_id, found.priority) == ("shop", "s1", -3)
+
+
+@pytest.mark.parametrize("name", ["Büro", "東京"])
+def test_a_name_with_letters_of_utf_8(name: str) -> None:
+    """The same tenant by header as by body, however the server reads the bytes of a header."""
+    for text in (name, name.encode().decode("latin-1")):
+        assert objective({"x-llm-d-inference-fairness-id": text}).tenant == name
+    latin = {"x-llm-d-inference-fairness-id": "Stra\xdfe"}  # no UTF-8: as it is
+    assert objective(latin).tenant == "Straße"
 
 
 def test_tenants_beyond_a_number_share_an_account() -> None:

@@ -11,10 +11,10 @@ import pytest
 from serving_kit import ended
 
 from executor.models.tokenizer import ByteTokenizer
-from executor.serving.clients import Voice
-from executor.serving.letters import Ended, Wish
+from executor.serving.engine.clients import Voice
+from executor.serving.engine.letters import Ended, Wish
+from executor.serving.engine.outbox import Outbox
 from executor.serving.objectives import Objective
-from executor.serving.outbox import Outbox
 from executor.serving.prompts import Naming
 from executor.serving.streams import Listeners, Stream
 from executor.steps.sampler import GREEDY

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving_kit import ended
 
-from executor.serving.letters import Ended
+from executor.serving.engine.letters import Ended
 from executor.serving.verdict import Verdict
 from superinfer.metrics.columns import RequestView
 from superinfer.records.run import RequestTable, RunRecord, Timeline, TokenTimes

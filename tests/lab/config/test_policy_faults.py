@@ -52,6 +52,14 @@ def complaint(
     return caught.value
 
 
+def test_a_class_of_a_notebook_is_in_no_other_process() -> None:
+    words = "has no attribute 'Mine'; other processes do not have what a notebook defines"
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, [], scheduler="__main__:Mine")
+    with pytest.raises(ConfigError, match=r"cannot import: No module named 'no_such'$"):
+        load_config(None, [], scheduler="no_such:Mine")
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
@@ -84,6 +92,11 @@ def complaint(
             "def rank(self, seq): return (1.0,)",
             PlanError,
             "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",
+        ),
+        (
+            "def rank(self, seq): return (float('nan'), seq.request.index)",
+            PlanError,
+            "has the rank (nan, 0): expected no nan in it",
         ),
         (
             "def plan(self, draft, now): pass\n    def next_wakeup(self, now): return now",
@@ -143,6 +156,13 @@ def test_a_scheduler_is_named(
             "        return self.taken",
             PlanError,
             "victim: expected ",
+        ),
+        (
+            "def unused(self, node):\n"
+            "        from superinfer.memory.leaves import Leaves\n"
+            "        Leaves(lambda node: (float('nan'), 1.0), bool).push(node)",
+            PlanError,
+            "a leaf has the rank (nan, 1.0): expected no nan in it",
         ),
         ("def fate(self, seq, draft): return 'drop'", PlanError, "fate: expected 'recompute' or"),
         (

@@ -19,7 +19,7 @@ from records import Job, build, large_record, wave
 
 import superinfer.lab
 from superinfer.errors import InputError
-from superinfer.lab import api
+from superinfer.lab.notebooks import api
 from superinfer.lab.pictures import figures
 from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.pictures.figures import (

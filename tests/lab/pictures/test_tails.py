@@ -14,8 +14,8 @@ from records import CLASSES, Job, build, large_record
 
 from superinfer.errors import ConfigError
 from superinfer.lab import load_run, plot_latency_tail, plot_slo_scale
+from superinfer.lab.notebooks.run_sources import plot_data_of
 from superinfer.lab.pictures.tails import attainment_by_scale
-from superinfer.lab.run_sources import plot_data_of
 from superinfer.request import SLO
 
 

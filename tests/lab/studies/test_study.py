@@ -19,7 +19,7 @@ from killed_runs import environment, python, until
 from study_runner import Recorder, study, table_bytes
 
 from superinfer.errors import ConfigError, InputError
-from superinfer.lab.progress import lines, showing_progress, state_text
+from superinfer.lab.cli.progress import lines, showing_progress, state_text
 from superinfer.lab.results import load_run
 from superinfer.lab.studies.engines.base import Died
 from superinfer.lab.studies.engines.processes import Processes

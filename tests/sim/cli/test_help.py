@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from superinfer.lab.versions import version_of
+
 
 def test_commands_stand_as_a_user_meets_them(command: Callable[..., tuple[int, str, str]]) -> None:
     _, shown, _ = command("--help")
@@ -11,3 +13,7 @@ def test_commands_stand_as_a_user_meets_them(command: Callable[..., tuple[int, s
     names = ("run", "compare", "sweep", "tune", "plan", "suggest-slo")
     assert [name for name in listed if name in names] == list(names)
     assert listed[:2] == ["run", "compare"]
+
+
+def test_the_version(command: Callable[..., tuple[int, str, str]]) -> None:
+    assert command("--version") == (0, f"superinfer {version_of('superinfer')}\n", "")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from specs import document, write_spec
 
-from sim.commands import simulated
 from sim.studies.candidates import Candidate, Plan, PlanWish
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError, InputError

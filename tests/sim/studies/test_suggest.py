@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from commands import Cli
 
-from sim.commands import simulated
 from sim.run import build_engine
 from sim.studies.suggest import MOST_CHECKS, Search, Wish
+from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import Chunk, build_cost, write_profile
 from superinfer.costs.calibrated import CalibratedCost

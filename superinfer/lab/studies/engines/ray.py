@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.complaints import first_line
+from superinfer.lab.cli.complaints import first_line
 from superinfer.lab.studies.engines.base import ATTEMPTS, TICK_S, Answer, Died, Task, Tick, no_tick
 
 _ANSWER_S = 10.0

@@ -1,0 +1,1 @@
+"""What knows of HTTP: routes, bodies, what is turned away, and replies."""

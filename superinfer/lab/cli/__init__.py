@@ -1,0 +1,1 @@
+"""What the command lines of the simulator and of the executor have in common."""

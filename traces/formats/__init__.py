@@ -1,0 +1,1 @@
+"""The formats of traces, each in a module: what its lines or files say, as records."""

@@ -1,0 +1,1 @@
+"""Traces of the logs of other systems, whose columns have names of their own."""

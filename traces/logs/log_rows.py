@@ -1,0 +1,217 @@
+"""The rows of a log of another system: a CSV with a header, JSON lines, or one JSON document.
+
+In both forms of JSON an export of OpenTelemetry has a row per span (`otlp`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superinfer.errors import InputError
+from superinfer.settings import did_you_mean
+from traces.fields import not_utf8, shown
+from traces.logs.otlp import has_spans, spans_of
+from traces.source import RecordError, Source
+
+_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
+"""What divides columns in place of a comma, as a shell takes it."""
+_DEEPEST = 8
+"""Objects in one another whose names are told."""
+
+
+@dataclass(slots=True)
+class Row:
+    """Values by column, or what is wrong with them, and where they stand."""
+
+    line: int
+    """From 1 on; 0 in a document, where `entry` says it."""
+    entry: str
+    """Which of several on a line, or of a document."""
+    values: Mapping[str, Any] | RecordError
+    is_span: bool = False
+    """Of OpenTelemetry, where what is no request has spans, too."""
+
+    @property
+    def place(self) -> str:
+        """For a reader who knows the file."""
+        line = f"line {self.line}" if self.line else ""
+        return f"{line} {self.entry}".strip()
+
+    def error(self, source: Source, bad: RecordError) -> InputError:
+        """The user's error for this row."""
+        field = " ".join(part for part in (self.entry, bad.field) if part)
+        return source.error(self.line, RecordError(field, bad.expected))
+
+
+def is_json(text: bytes) -> bool:
+    """Whether a text that begins so is JSON, by its first character."""
+    return text.lstrip().startswith((b"{", b"["))
+
+
+def rows_of(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
+    """All rows; in JSON, a document is a list of objects, or an object with a list per column."""
+    first = next((line.strip() for line in source.lines if line.strip()), b"")
+    if not is_json(first):
+        return _csv_rows(source, columns, delimiter)
+    alone = _parsed(first)
+    if isinstance(alone, dict) and not any(
+        isinstance(value_of(alone, name), list) for name in columns
+    ):
+        return _json_lines(source)
+    return _document_rows(source, columns)
+
+
+def value_of(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, in JSON also one with dots; None if there is none.
+
+    A key may have dots itself, as OpenTelemetry's `gen_ai.usage.input_tokens`.
+    """
+    if name in values:
+        return values[name]
+    for dot in range(len(name)):
+        if name[dot] == "." and isinstance(inner := values.get(name[:dot]), Mapping):
+            found = value_of(inner, name[dot + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def names_in(values: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[str]:
+    """The names that `value_of` takes, of whatever is no object itself."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from names_in(value, f"{before}{key}.", depth + 1)
+        else:
+            yield f"{before}{key}"
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _json_lines(source: Source) -> Iterator[Row]:
+    for number, line in enumerate(source.lines, 1):
+        if not line.strip():
+            continue
+        found = _parsed(line)
+        if has_spans(found):
+            yield from _span_rows(number, found)
+        else:
+            yield Row(number, "", _object(found, line))
+
+
+def _span_rows(line: int, found: Mapping[str, Any]) -> Iterator[Row]:
+    """The spans of a line, or with line 0 of a document, numbered from 0 on."""
+    for number, values in enumerate(spans_of(found)):
+        yield Row(line, f"span[{number}]", values, is_span=True)
+
+
+def _document_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    text = b"\n".join(source.lines)
+    found = _parsed(text)
+    if isinstance(found, list):
+        for number, each in enumerate(found):
+            yield Row(0, f"[{number}]", _object(each))
+        return
+    if not isinstance(found, dict):
+        yield from _json_lines(source)  # which says what is wrong with the first line
+        return
+    if has_spans(found):
+        yield from _span_rows(0, found)
+        return
+    lists = {name: _list(found, name, source) for name in columns}
+    if len({len(each) for each in lists.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(each)}" for name, each in lists.items())
+        raise source.error(0, RecordError("", f"expected lists of one length, got {lengths}"))
+    for number, cells in enumerate(zip(*lists.values(), strict=True)):
+        yield Row(0, f"[{number}]", dict(zip(lists, cells, strict=True)))
+
+
+def _list(found: Mapping[str, Any], name: str, source: Source) -> list[Any]:
+    """A column of a document."""
+    value = value_of(found, name)
+    if isinstance(value, list):
+        return value
+    near = did_you_mean(name, [key for key, each in found.items() if isinstance(each, list)])
+    got = "nothing" if value is None else shown(str(value))
+    raise source.error(0, RecordError(name, f"expected a list{near}, got {got}"))
+
+
+def _csv_rows(source: Source, columns: Sequence[str], delimiter: str) -> Iterator[Row]:
+    header: list[str] = []
+    for line, cells in _cells(source.lines, delimiter):
+        if isinstance(cells, RecordError):
+            if not header:
+                raise source.error(line, cells)
+            yield Row(line, "", cells)
+        elif not header:
+            header = cells
+            _check_header(header, columns, source, line)
+        elif len(cells) != len(header):
+            expected = f"expected {len(header)} columns, got {len(cells)}"
+            yield Row(line, "", RecordError("", expected))
+        else:
+            yield Row(line, "", dict(zip(header, cells, strict=True)))
+
+
+def _cells(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | RecordError]]:
+    """The rows that are not blank, or what is wrong with one, and the line where it ends."""
+    broken: list[RecordError] = []
+    reader = csv.reader(_text(lines, broken), delimiter=delimiter)
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            broken.append(RecordError("", f"expected a row of a CSV, got: {error}"))
+        if broken:
+            yield reader.line_num, broken[0]
+            broken.clear()
+        elif any(cells):
+            yield reader.line_num, cells
+
+
+def _text(lines: list[bytes], broken: list[RecordError]) -> Iterator[str]:
+    """Lines with their ends; into `broken` goes what is wrong with one, when it is read."""
+    for line in lines:
+        try:
+            yield f"{line.decode()}\n"
+        except UnicodeDecodeError as error:
+            broken.append(not_utf8(error))
+            yield "\n"
+
+
+def _check_header(header: list[str], columns: Sequence[str], source: Source, line: int) -> None:
+    """Raise InputError for a column that is not there."""
+    for name in columns:
+        if header.count(name) == 1:
+            continue
+        if name in header:
+            twice = f"expected one column {name!r}, got {header.count(name)}"
+            raise source.error(line, RecordError("", twice))
+        expected = f"expected a column {name!r}{did_you_mean(name, header)}, got "
+        expected += ", ".join(header)
+        other = [mark for mark in _DELIMITERS if mark in header[0]] if len(header) == 1 else []
+        if other:
+            expected += f" (one column: --delimiter {_DELIMITERS[other[0]]}?)"
+        raise source.error(line, RecordError("", expected))
+
+
+def _parsed(text: bytes) -> Any:
+    """What JSON says; None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(found: Any, text: bytes = b"") -> Mapping[str, Any] | RecordError:
+    """What was read out of `text`; without one it is shown as it was read."""
+    if isinstance(found, dict):
+        return found
+    got = shown(text.decode(errors="replace").strip() if text else found)
+    return RecordError("", f"expected a JSON object, got {got}")

@@ -605,6 +605,25 @@ def test_who_is_urgent_comes_in_beside_the_aged() -> None:
     assert [played.tokens(row)[0] for row in (2, 3)] == [13.0, 13.0]
 
 
+def test_the_aged_do_not_give_their_places_up_for_who_would_be_late() -> None:
+    """One place. X waits for it from 0.5 s on, is aged at 30.5 s, comes in when A has ended, at
+    65 s. B could neither come in nor be given up meanwhile: it has been aged since 60.5 s and is
+    next. D, due at 67.5 s, could be in time without it, and waits all the same.
+    """
+    lines = iterations(
+        told({"A": 62, "X": 1, "B": 1, "D": 1}, max_num_seqs=1),
+        {"A": (64, 62), "X": (4, 1), "B": (16, 1), "D": (16, 1)},
+        {"X": 2, "B": 32, "D": 66},
+        blocks=40,
+        requests={
+            "A": promised(tpot_s=1.0),
+            "B": promised(ttft_s=5.0),
+            "D": promised(ttft_s=3.0),
+        },
+    )
+    assert lines[64:] == ["A used 32", "X4 used 1", "B16 used 4", "D16 used 4"]
+
+
 def test_what_comes_free_is_kept_for_the_aged() -> None:
     """Urgent requests of 2 blocks and 3 steps come every second, and B (since 0.5 s), who owes
     nothing, needs 6 of the 8 blocks at once. It is aged at 4.5 s, and from 5 s on nobody else comes

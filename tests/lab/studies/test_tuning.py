@@ -14,7 +14,7 @@ import pytest
 from superinfer.errors import ConfigError
 from superinfer.lab.studies.axes import Value
 from superinfer.lab.studies.space import Choices, Range
-from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
+from superinfer.lab.studies.tuning import STUDY, Task, Trial, opened, require_optuna
 
 pytest.importorskip("optuna")
 
@@ -140,6 +140,18 @@ def test_trials_of_another_task_are_refused(tmp_path: Path, other: Task, differe
         pass
     assert difference in str(failed.value) and "holds trials of another task" in str(failed.value)
     assert "\n" not in str(failed.value)
+
+
+def test_trials_that_nobody_says_the_task_of_are_refused(tmp_path: Path) -> None:
+    """Such as those of a program of one's own that has a study of this name."""
+    import optuna
+
+    path = tmp_path / "a.db"
+    go_on(path, 1)
+    study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+    study.set_user_attr("identity", None)
+    with pytest.raises(ConfigError, match="holds trials that are not of tune"), opened(path, TASK):
+        pass
 
 
 def test_a_database_is_used_once_at_a_time(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from superinfer.errors import ConfigError
 from superinfer.lab.studies.axes import Value
+from superinfer.lab.studies.pareto import pareto_front
 from superinfer.lab.studies.space import Choices, Range
 from superinfer.lab.studies.tuning import STUDY, Task, Trial, opened, require_optuna
 
@@ -97,6 +98,10 @@ def test_the_front_by_hand() -> None:
     assert [trial.number for trial in found] == [2, 0, 4], "best in the first objective first"
     assert TASK.front(trials(None)) == []
     assert TASK.directions() == ["maximize", "minimize"]
+
+
+def test_what_is_as_good_in_one_thing_and_better_in_another_beats() -> None:
+    assert pareto_front([(1.0, 2.0), (1.0, 3.0), (0.0, 3.0), (2.0, 0.0), (2.0, 0.0)]) == {1, 3, 4}
 
 
 def test_a_tuning_gets_better_than_chance(tmp_path: Path) -> None:

@@ -316,6 +316,17 @@ def test_a_slow_link_lags_behind_in_order() -> None:
     assert copies == [([2, 2], True), ([3, 4], True), ([4, 4], False)]
 
 
+@pytest.mark.parametrize(("host_blocks", "copied"), [(3, 3), (100, 3)])
+def test_what_the_host_has_no_room_for_is_no_backlog(host_blocks: int, copied: int) -> None:
+    """Of a member's four blocks three are copied, because of the limit or for want of room; only
+    what the limit left behind is to follow at once.
+    """
+    both = play([("join", 16, 0)], host_blocks)
+    both.start(3 if host_blocks > copied else 9, 0)
+    assert both.mirror._held.number == copied
+    assert both.mirror.backlog == (host_blocks > copied)
+
+
 @pytest.mark.parametrize(
     ("used", "synced", "wasted"), [(16, [4, 2], 0), (17, [0, 2], 16), (20, [0, 2], 16)]
 )

@@ -245,6 +245,18 @@ def test_the_host_pool_is_a_multiple_of_the_device_pool() -> None:
     assert engine.host.cache_total == 100
 
 
+@pytest.mark.parametrize(
+    ("jobs", "loads"), [("PQXQ", [19]), ("PQXP", []), ("PQPXP", [19]), ("PQPXQ", [])]
+)
+def test_the_oldest_leaves_make_room_on_the_host(jobs: str, loads: list[int]) -> None:
+    """X drives P and Q out of the device, and its copy needs the room of one of them: of that which
+    was used longest ago. Only the other one is loaded back.
+    """
+    prompts = {"P": (20, (21, 22)), "Q": (20, (31, 32)), "X": (50, (11, 12, 13, 14))}
+    found = copies("write_through", *(prompts[name] for name in jobs), host_ratio=4 / 3)
+    assert [tokens for kind, tokens in found if kind == "load" and tokens > 10] == loads
+
+
 def test_a_look_up_finds_a_leaf_on_the_host_its_new_place() -> None:
     """Of two paths on the host the one that was looked up since makes room last."""
     memory = TieredLru()

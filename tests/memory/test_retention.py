@@ -131,6 +131,14 @@ def test_generated_text_has_a_priority_of_its_own() -> None:
     assert shelf.reclaim(4) == [("other", 1), ("low answer", 2), ("low", 1)]
 
 
+def test_the_host_has_as_many_blocks_as_fit_into_its_memory() -> None:
+    memory = RetentionMemory({"high": 100, "low": 0}, host_cache_gib=0.5)
+    core = make_engine(
+        TensorRtLlmScheduler(), 10, memory=memory, prefix_caching=True, block_bytes=3 * 2**20
+    )
+    assert core.host.cache_total == 170
+
+
 @pytest.mark.parametrize(("threshold", "kept"), [(30, 3), (35, 3), (36, 1), (81, 0)])
 def test_the_threshold_of_the_host(threshold: int, kept: int) -> None:
     """`other` is 35, `high` 80, `low` 10: an evicted block needs the threshold or more."""

@@ -107,6 +107,16 @@ def test_a_block_that_is_loaded_back(exclusive: bool, place: str, copies: int) -
     assert (shelf.pool.cached, shelf.pool.referenced, shelf.host.cached) == (3, 0, copies)
 
 
+def test_a_prompt_finds_nothing_behind_what_differs() -> None:
+    """Its last blocks look like those behind the edge that it leaves half way."""
+    shelf = Shelf()
+    shelf.put(1.0, 1, 2, 3, 4, 5, 6)
+    shelf.put(2.0, 1, 2, 3, 4, 7)
+    assert shelf.found(1, 2, 9, 9, 5, 6) == 2
+    shelf.index.reclaim(6)
+    assert shelf.found(1, 2, 9, 9, 5, 6) == 2
+
+
 def test_a_copy_that_is_there_is_not_made_again() -> None:
     shelf = Shelf(exclusive=False)
     shelf.put(1.0, 1, 2)
@@ -154,13 +164,39 @@ def test_blocks_that_leave_at_once_end_as_if_they_left_one_by_one(
     assert ends[1:] == ends[:1] * 3
 
 
-def test_what_is_dropped_takes_along_what_hangs_on_it() -> None:
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_is_dropped_takes_along_what_hangs_on_it(kept: int) -> None:
+    """Be it dropped as a whole or in part; nothing of it is found under what is left."""
     shelf = Shelf()
-    shelf.put(1.0, 1, 2, 3)
+    shelf.put(1.0, 1, 2, 3, 4)
     shelf.index.reclaim(2)
     shelf.policy.writes_back = False
-    shelf.index.reclaim(1)
-    assert (shelf.places(), shelf.pool.cached, shelf.host.cached) == ([], 0, 0)
+    shelf.index.reclaim(2 - kept)
+    assert shelf.places() == [(0, 1, "device")] * kept
+    assert (shelf.pool.cached, shelf.host.cached) == (kept, 0)
+    assert shelf.found(1, 3, 4, 5) == kept
+
+
+def test_no_more_is_dropped_on_the_host_than_is_asked_for() -> None:
+    """The older path of two blocks, and one block of the other."""
+    shelf = Shelf()
+    shelf.put(1.0, 1, 2)
+    shelf.put(2.0, 5, 6, 7, 8)
+    shelf.index.reclaim(6)
+    assert shelf.index.reclaim_host(3) == 3
+    assert shelf.places() == [(0, 3, "host")]
+
+
+def test_what_was_dropped_on_the_host_is_not_found_when_others_take_its_place() -> None:
+    """The path goes on in another way than it did, and leaves again."""
+    shelf = Shelf()
+    shelf.put(1.0, 1, 2, 3, 4)
+    shelf.index.reclaim(4)
+    shelf.index.reclaim_host(2)
+    shelf.put(2.0, 1, 2, 7, 8)
+    shelf.index.reclaim(4)
+    assert shelf.places() == [(0, 4, "host")]
+    assert (shelf.found(1, 2, 3, 4), shelf.found(1, 2, 7, 8)) == (2, 4)
 
 
 def test_too_short_a_stretch_is_not_loaded() -> None:
@@ -209,6 +245,14 @@ def test_copies_of_blocks_on_the_device_are_not_driven_out() -> None:
     shelf.put(3.0, 8)  # its copy takes the fourth block
     shelf.put(4.0, 9)  # and this one's the deepest of the path on the host alone
     assert shelf.places() == [(0, 1, "both"), (0, 1, "both"), (0, 2, "device"), (0, 2, "host")]
+
+
+def test_a_copy_for_which_the_host_is_too_small_drives_nobody_out() -> None:
+    shelf = Shelf(write_through_hits=1, host_size_blocks=4)
+    shelf.put(1.0, 1, 2, 3)
+    shelf.index.reclaim(3)
+    shelf.put(2.0, *range(10, 15))
+    assert shelf.places() == [(0, 3, "host"), (0, 5, "device")]
 
 
 def test_generated_text_goes_to_the_host_like_the_rest() -> None:

@@ -227,3 +227,18 @@ def test_arc_keeps_as_many_as_it_wants_of_each() -> None:
     for index in range(5):
         host.offer(f"w{index}", f"c{index}")
     assert len(order.gone_once) <= 4
+
+
+def test_arc_puts_what_was_used_last_at_the_end_of_what_was_used_again() -> None:
+    """Whether the request that has ended found it there or had stored it itself."""
+    host = Host(8, ArcOrder(8))
+    for text, stores, finds in (("a0", "x", "y"), ("b0", "v", "w")):
+        host.offer(stores, text)
+        host.offer(finds, text)
+        host.leave(finds)
+    assert arc(host) == ("", "a0 b0")
+    host.leave("x")
+    assert arc(host) == ("", "b0 a0")
+    host.offer("u", "b0")
+    host.leave("u")
+    assert arc(host) == ("", "a0 b0")

@@ -73,6 +73,21 @@ def test_where_nobody_may_be_preempted_the_queue_waits(settings: dict[str, Any])
     assert lines == ["A8 used 2", *["A used 3"] * 4, "A used 4", "B8 used 2", "B used 3"]
 
 
+@pytest.mark.parametrize(("cap", "line"), [(0.5, "B used 3"), (1.0, "-B +A A used 3")])
+def test_preemptions_are_capped_over_all_requests(cap: float, line: str) -> None:
+    """A left for B at 3 s. At 6 s it would have its place again, and does if two requests may be
+    preempted twice.
+    """
+    lines = iterations(
+        andes(preemptions_per_request=cap, preemption="swap"),
+        {"A": (8, 6), "B": (8, 6)},
+        {"B": 4},
+        blocks=4,
+        requests=READERS,
+    )
+    assert lines[3:7] == ["B8 -A used 2", "B used 3", "B used 3", line]
+
+
 def test_only_pressure_preempts() -> None:
     """Of four blocks A takes two at 1 s, and three with its next token; only at 2 s all are taken
     with the next one, and B gets A's place.
@@ -87,6 +102,31 @@ def test_only_pressure_preempts() -> None:
         *["A used 3"] * 2,
         "A used 4",
     ]
+
+
+@pytest.mark.parametrize(("horizon_s", "line"), [(20.0, "B8 -A used 2"), (24.0, "A used 3")])
+def test_who_runs_stays_unless_a_change_pays(horizon_s: float, line: str) -> None:
+    """At 1 s A has one of 5 tokens, or of 6, that its reader expects by the horizon: not served it
+    loses 0.64, or 0.69. B loses all, which is more than 1.5 times as much or less.
+    """
+    lines = iterations(andes(horizon_s=horizon_s), JOBS, {"B": 2}, blocks=4, requests=READERS)
+    assert lines[:2] == ["A8 used 2", line]
+
+
+@pytest.mark.parametrize(("blocks", "line"), [(10, "A used 9"), (11, "C2 used 10")])
+def test_a_knapsack_that_is_nearly_full_is_left(blocks: int, line: str) -> None:
+    """B and C lose nothing yet, and B, which came first, needs three blocks. Beside A's nine there
+    is room for C's one, but of ten blocks nine are enough.
+    """
+    patient = {"slo": SLO(ttft_s=100.0)}
+    lines = iterations(
+        andes(max_num_batched_tokens=64),
+        {"A": (33, 2), "B": (10, 1), "C": (2, 1)},
+        {"B": 2, "C": 2},
+        blocks=blocks,
+        requests={"A": READER, "B": patient, "C": patient},
+    )
+    assert lines[:2] == ["A33 used 9", line]
 
 
 def test_missing_text_counts_by_its_square() -> None:

@@ -108,24 +108,42 @@ def test_a_long_prompt_enters_a_lower_level(skip_join: bool, expected: list[str]
 
 
 @pytest.mark.parametrize(
-    ("starvation_s", "expected"),
+    ("starvation_s", "period", "expected"),
     [
-        (3.0, ["A4 used 1", "A used 2", "A used 2", "B20 used 7", "A used 2", "A used 2"]),
-        (100.0, ["A4 used 1", *["A used 2"] * 4, "B20 used 5"]),
+        (3.0, 1, ["A4 used 1", "A used 2", "A used 2", "B20 used 7", "A used 2", "A used 2"]),
+        (3.0, 3, ["A4 used 1", "A used 2", "A used 2", "B20 used 7", "A used 2", "A used 2"]),
+        (100.0, 1, ["A4 used 1", *["A used 2"] * 4, "B20 used 5"]),
     ],
 )
-def test_who_starves_rises(starvation_s: float, expected: list[str]) -> None:
+def test_who_starves_rises(starvation_s: float, period: int, expected: list[str]) -> None:
     """One place; A's prefill takes 2 s, B's, which arrives at 0.5 s, 6 s. B is in the third level,
-    A in the second from 2 to 6 s. At 4 s B has starved for 3.5 s and takes the place.
+    A in the second from 2 to 6 s. At 4 s, after three steps, B has starved for 3.5 s and takes the
+    place.
     """
     lines = iterations(
-        fastserve(max_num_seqs=1, starvation_s=starvation_s),
+        fastserve(max_num_seqs=1, starvation_s=starvation_s, starvation_period_steps=period),
         {"A": (4, 5), "B": (20, 1)},
         {"B": 2},
         blocks=16,
         cost=FakeCost(per_chunk_token=0.25),
     )
     assert lines == expected
+
+
+@pytest.mark.parametrize(("period", "iteration"), [(2, 3), (3, 4)])
+def test_starving_requests_are_looked_for_every_so_many_steps(period: int, iteration: int) -> None:
+    """Two places. B, in the third level, has starved by 5 s, when step 2 begins, and has a place as
+    of the next look: before it there were a step of prompts alone, and one of D's prompt beside A.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=2, starvation_s=3.0, starvation_period_steps=period),
+        {"A": (4, 9), "C": (4, 2), "B": (20, 1), "D": (4, 8)},
+        {"B": 2, "D": 3},
+        blocks=40,
+        cost=FakeCost(per_chunk_token=0.25),
+    )
+    assert lines[:2] == ["A4 C4 used 2", "D4 A used 4"]
+    assert [number for number, line in enumerate(lines, 1) if "B20" in line] == [iteration]
 
 
 def test_who_is_moved_out_starves_on() -> None:

@@ -576,6 +576,31 @@ def test_prompts_of_the_aged_are_computed_one_by_one() -> None:
     assert given(0)[0] <= came[1] < given(1)[0] < 40.0
 
 
+def test_two_prompts_of_the_aged_take_no_more_than_a_step() -> None:
+    """F, late from the start, is aged and comes in at 4 s. E gave its place up at 7 s, half of it
+    computed; it is aged, too, when it comes back at 10 s. F takes what is kept and the rest: for E
+    nothing is left until F is through.
+    """
+    others = [(0.5, 128, 3.5), (1.5, 200, 2.5), (2.0, 200, 1.9), (4.0, 200, 1.9), (5.0, 256, 3.5)]
+    shapes = [(0.0, 2000, 3.0), (0.0, 512, 2.0), *others, (5.5, 256, 1.9)]
+    requests = [
+        arriving(index, time_s, prompt, name={0: "F", 7: "E"}.get(index), **promised(ttft_s=ttft_s))
+        for index, (time_s, prompt, ttft_s) in enumerate(shapes)
+    ]
+    settings = {"max_num_seqs": 3, "max_num_batched_tokens": 256, "max_wait_ttfts": 1.0}
+    scheduler = told(
+        {request.request_id: 1 for request in requests}, max_wait_s=4.0, aged_share=0.5, **settings
+    )
+    played = run(scheduler, requests, [1] * 8, 2000)
+    taken = [(event[2], event[0], event[3]) for event in played.kinds("prefill")]
+    assert [event[:3] for event in played.kinds("rotate_in")] == [(10.0, "rotate_in", "E")]
+    assert [chunk for chunk in taken if chunk[0] == "E"] == [("E", 7.0, 128), ("E", 15.0, 128)]
+    steps_s = (10.0, 11.0, 12.0, 13.0, 14.0)
+    assert [chunk for chunk in taken if chunk[1] in steps_s] == [
+        ("F", end_s, 256) for end_s in steps_s
+    ]
+
+
 def test_urgent_prompts_take_nothing_of_what_is_kept_for_the_aged() -> None:
     """A new urgent prompt of a whole step for every step, and room for all. B came first and owes
     nothing. From 5 s on it has a quarter of each step, beside new prompts and those under way.
@@ -620,6 +645,25 @@ def test_who_is_urgent_comes_in_beside_the_aged() -> None:
     played = run(scheduler, requests, answers, 64)
     assert scheduler.counters["aged"] == 1
     assert [played.tokens(row)[0] for row in (2, 3)] == [13.0, 13.0]
+
+
+def test_the_aged_do_not_give_their_places_up_for_who_would_be_late() -> None:
+    """One place. X waits for it from 0.5 s on, is aged at 30.5 s, comes in when A has ended, at
+    65 s. B could neither come in nor be given up meanwhile: it has been aged since 60.5 s and is
+    next. D, due at 67.5 s, could be in time without it, and waits all the same.
+    """
+    lines = iterations(
+        told({"A": 62, "X": 1, "B": 1, "D": 1}, max_num_seqs=1),
+        {"A": (64, 62), "X": (4, 1), "B": (16, 1), "D": (16, 1)},
+        {"X": 2, "B": 32, "D": 66},
+        blocks=40,
+        requests={
+            "A": promised(tpot_s=1.0),
+            "B": promised(ttft_s=5.0),
+            "D": promised(ttft_s=3.0),
+        },
+    )
+    assert lines[64:] == ["A used 32", "X4 used 1", "B16 used 4", "D16 used 4"]
 
 
 def test_what_comes_free_is_kept_for_the_aged() -> None:

@@ -60,6 +60,21 @@ def test_a_swap_in_asks_for_no_more_than_that_block() -> None:
     assert lines[:5] == ["A13 used 4", "A used 4", "B13 A used 8", "-A B used 8", "+A B used 8"]
 
 
+def test_a_prompt_that_needs_all_blocks_comes_back() -> None:
+    """P, late in any case, leaves for D with 8 of its 20 tokens computed. It comes back to the five
+    blocks that there are: they are those of its whole prompt, and it needs no other one first.
+    """
+    lines = iterations(
+        told({"P": 1, "D": 1}, max_num_batched_tokens=8),
+        {"P": (20, 1), "D": (4, 1)},
+        {"D": 2},
+        blocks=5,
+        requests={"P": promised(ttft_s=1.0), "D": promised(ttft_s=2.0)},
+    )
+    assert lines[:4] == ["P8 used 5", "-P used 5", "D4 used 1", "+P used 5"]
+    assert lines[4:] == ["P8 used 5", "P4 used 5"]
+
+
 def test_a_swap_in_finds_it_also_beside_a_copy_on_its_way_out() -> None:
     """Nobody else has a place, but the blocks of who is being copied out are not free yet."""
     shapes = [

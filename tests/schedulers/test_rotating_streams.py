@@ -130,6 +130,25 @@ def test_a_new_stream_waits_for_one_that_has_to_be_back(stall_s: float, line: st
     assert lines[7] == line
 
 
+def test_a_stream_that_is_let_first_comes_back_at_once() -> None:
+    """A leaves for C at 2 s, and at 3 s E is alone: 90 % of its token a second is too little for
+    the paces of all three. C lets A go first, and A, though not urgent, need not wait until then.
+    """
+    lines = iterations(
+        told({"A": 19, "E": 4, "C": 1}),
+        {"A": (3, 19), "E": (1, 4), "C": (33, 1)},
+        {"C": 3},
+        blocks=11,
+        requests={
+            "A": promised(tpot_s=3.0),
+            "E": promised(tpot_s=3.0),
+            "C": promised(ttft_s=8.0, tpot_s=3.0),
+        },
+    )
+    assert lines[:3] == ["A3 E1 used 2", "AE used 2", "-A E used 1"]
+    assert lines[3:6] == ["+A E used 2", "C15 A used 11", "C15 A used 11"]
+
+
 def test_who_has_begun_passes_a_late_one_that_finds_no_room() -> None:
     """B, due for nothing any more, gave its blocks to A's growth. C and D are late when A ends, and
     the shorter of them comes in. D needs all blocks, so B need not wait behind it.

@@ -458,6 +458,20 @@ def test_replicas_share_a_cost_model() -> None:
     assert same is cost is engine.cost is other.cost
 
 
+def test_the_gateway_hears_of_first_tokens_and_of_ends() -> None:
+    """Both prompts are computed at 1 s; then one request has all its tokens, the other at 3 s."""
+    env = ExactEnvironment(0.0)
+    cluster = Cluster(env, [make_engine(FcfsScheduler(), 8)], RoundRobinRouter(), [1, 3])
+    cluster.listen()
+    for index in (0, 1):
+        cluster.send(request(index, 4, 0), 0.0)
+    (view,), seen = cluster.views, []
+    for until_s in (0.5, 1.5, 3.5):
+        env.run(until_s)
+        seen.append((view.requests, view.waiting_prompt_tokens))
+    assert seen == [(2, 8), (1, 0), (0, 0)]
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_who_follows_a_decision_of_a_moment_to_come_is_not_there_before_it(number: int) -> None:
     """The sender, whose clock is ahead of the others', takes in its own at once."""

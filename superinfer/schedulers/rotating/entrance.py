@@ -235,10 +235,13 @@ class Entrance:
             self.held_back = True
             return False
         timing: Timing = "background" if ahead else "before_step"
-        blocks, small = job.seq.host_blocks, job.seq.host_small
-        grows = draft.blocks_for(job.seq.computed_tokens + 1) > blocks
+        seq = job.seq
+        blocks, small = seq.host_blocks, seq.host_small
+        # With an unfinished prefill come the blocks of the whole prompt.
+        decodes = seq.computed_tokens >= seq.prefill_tokens
+        grows = decodes and draft.blocks_for(seq.computed_tokens + 1) > blocks
         spare = 1 if grows or self._device.places else 0  # for its next token
-        if not draft.try_swap_in(job.seq, keep_free=keep_free + spare, timing=timing):
+        if not draft.try_swap_in(seq, keep_free=keep_free + spare, timing=timing):
             return False
         self._place(draft, job)
         if budgeted:

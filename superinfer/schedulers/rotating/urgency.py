@@ -189,11 +189,12 @@ class Urgency:
 
 def _judged(job: Job, work: Work) -> Work:
     """Who is on the device stays, but for a prompt whose first token will be late in any case: it
-    has nothing to lose, so it is the first to go where others would be late.
+    has nothing to lose, so it is the first to go where others would be late. The aged stay, too:
+    they are late as a rule, and have been promised their places.
     """
     if not job.placed:
         return work
-    if work.work > work.due:
+    if work.work > work.due and not job.aged:
         return work._replace(due=inf, weight=LOST_WEIGHT)
     return work._replace(fixed=True)
 

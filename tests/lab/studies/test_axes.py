@@ -59,7 +59,7 @@ def test_a_grid_has_every_combination() -> None:
     assert len({place_text(close, place) for place in places(close)}) == 4, "names tell them apart"
     assert [shown(value) for value in (1000001, 1 / 3, True)] == ["1000001", "0.333333", "true"]
     assert not Axis("x", "run.x", (True, False)).numeric
-    assert [setting_text(value) for value in (True, 0.5, "lpm")] == ["true", "0.5", "lpm"]
+    assert [setting_text(value) for value in (True, 0.5, "my:Own")] == ["true", "0.5", "my:Own"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_a_grid_has_every_combination() -> None:
         ("rate=a:2:1", "in numbers, got 'a'"),
         ("rate=1:nan:1", "in numbers, got 'nan'"),
         ("rate=0:1:1e-9", "expected at most 1000 values"),
+        ("kv_blocks=1:600:1,1001:1600:1", "expected at most 1000 values"),
         ("rate=inf", "expected a finite number"),
         ("rate=[1]", "expected a number or a word"),
     ],

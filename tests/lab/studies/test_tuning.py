@@ -13,8 +13,9 @@ import pytest
 
 from superinfer.errors import ConfigError
 from superinfer.lab.studies.axes import Value
+from superinfer.lab.studies.pareto import pareto_front
 from superinfer.lab.studies.space import Choices, Range
-from superinfer.lab.studies.tuning import Task, Trial, opened, require_optuna
+from superinfer.lab.studies.tuning import STUDY, Task, Trial, opened, require_optuna
 
 pytest.importorskip("optuna")
 
@@ -99,6 +100,10 @@ def test_the_front_by_hand() -> None:
     assert TASK.directions() == ["maximize", "minimize"]
 
 
+def test_what_is_as_good_in_one_thing_and_better_in_another_beats() -> None:
+    assert pareto_front([(1.0, 2.0), (1.0, 3.0), (0.0, 3.0), (2.0, 0.0), (2.0, 0.0)]) == {1, 3, 4}
+
+
 def test_a_tuning_gets_better_than_chance(tmp_path: Path) -> None:
     one = replace(TASK, objectives=("p99_ttft_ms",))
     with opened(tmp_path / "a.db", one) as tuning:
@@ -140,6 +145,18 @@ def test_trials_of_another_task_are_refused(tmp_path: Path, other: Task, differe
         pass
     assert difference in str(failed.value) and "holds trials of another task" in str(failed.value)
     assert "\n" not in str(failed.value)
+
+
+def test_trials_that_nobody_says_the_task_of_are_refused(tmp_path: Path) -> None:
+    """Such as those of a program of one's own that has a study of this name."""
+    import optuna
+
+    path = tmp_path / "a.db"
+    go_on(path, 1)
+    study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+    study.set_user_attr("identity", None)
+    with pytest.raises(ConfigError, match="holds trials that are not of tune"), opened(path, TASK):
+        pass
 
 
 def test_a_database_is_used_once_at_a_time(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ class FcfsScheduler:
                 admit = False
             elif head.state is State.PREFILLING:
                 budget -= self._prefill(draft, head, budget)
+            elif head.state is State.DECODING:
+                budget -= 1  # it is back, and gets a token in this step
 
     def _prefill(self, draft: Draft, seq: Sequence, budget: int) -> int:
         """A chunk of at most `budget` tokens; returns its tokens."""

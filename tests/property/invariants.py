@@ -17,6 +17,7 @@ from superinfer.memory.vllm_v1.cache import Block, BlockCache
 from superinfer.memory.vllm_v1.offload import OffloadingCache
 from superinfer.memory.vllm_v1.orders import WRITING
 from superinfer.plan import Outcome, Plan
+from superinfer.schedulers.base import largest_step_of
 from superinfer.sequence import Sequence, State
 from superinfer.transfers.mirror import Mirror
 
@@ -64,6 +65,14 @@ def holders(engine: Engine) -> list[Sequence]:
     return [*engine.live, *ended]
 
 
+def most_tokens(engine: Engine) -> int:
+    """Of the largest step that the scheduler says it may plan."""
+    scheduler, longest = engine.scheduler, engine.config.max_model_len
+    planned = getattr(scheduler, "largest_prefill", None)
+    step = largest_step_of(scheduler, longest, engine.prefix is not None)
+    return max(step.tokens, planned(longest) if planned else 0)
+
+
 @dataclass
 class Watch:
     """Wraps an engine's `plan` and `complete`, and checks everything after each of them."""
@@ -84,6 +93,7 @@ class Watch:
         self._plan, self._complete, self._cancel = engine.plan, engine.complete, engine.cancel
         engine.plan, engine.complete = self.plan, self.complete  # type: ignore[method-assign]
         engine.cancel = self.cancel  # type: ignore[method-assign]
+        self.most_tokens = most_tokens(engine)
 
     def plan(self, now: float) -> Plan | None:
         self._tick(now)
@@ -92,6 +102,7 @@ class Watch:
             self.plans.append(plan)
             assert plan.steps >= 1 and plan.reserved_blocks >= plan.taken_blocks
             assert plan.reserved_blocks - plan.taken_blocks <= self.engine.pool.available
+            assert plan.decodes + sum(chunk.tokens for chunk in plan.chunks) <= self.most_tokens
         self.check()
         return plan
 

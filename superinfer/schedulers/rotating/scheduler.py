@@ -301,7 +301,10 @@ class RotatingScheduler(Settings):
             self._aged.count(job, tokens, self._full_rate)
 
     def _fill(self, draft: Draft, budget: int, admit: bool) -> None:
-        """Chunks for unfinished prefills and for new requests, the most urgent first."""
+        """Chunks for unfinished prefills and for new requests, the most urgent first. A stream that
+        comes back has a token of the step, too.
+        """
+        budget = min(budget, self._room(draft))
         kept = 0
         if self._device.aged_prefill:
             kept = self._aged.tokens_kept(budget)
@@ -320,12 +323,17 @@ class RotatingScheduler(Settings):
                 current = next(unfinished, None)
             elif head is None:
                 break
-            elif not self._admit(draft, head):
-                admit = False
-            elif head.seq.state is State.PREFILLING:
+            elif (admit := self._admit(draft, head)) and head.seq.state is State.PREFILLING:
                 budget -= self._prefill(draft, head, budget)
+            else:
+                budget = min(budget, self._room(draft) - kept)
         if kept:
             self._fill_aged(draft, budget + kept)
+
+    def _room(self, draft: Draft) -> int:
+        """Tokens that there still is room for in this step."""
+        taken = draft.batch.size + sum(chunk.tokens for chunk in draft.chunks)
+        return self.max_num_batched_tokens - taken
 
     def _admit(self, draft: Draft, head: Job) -> bool:
         """Let the next one in; False if it has to wait, and with it all behind it but one."""

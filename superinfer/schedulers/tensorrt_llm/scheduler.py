@@ -81,6 +81,13 @@ class TensorRtLlmScheduler:
             logits_by="scheduler.max_batch_size",
         )
 
+    def largest_prefill(self, max_model_len: int) -> int:
+        """Where prompts are not cut, one that was paused comes back whole with its answer so far,
+        and is charged for no more than the longest input (`whole_prompts`).
+        """
+        uncut = self.context_chunking == "off"
+        return max_model_len if uncut and self.capacity_policy == "max_utilization" else 0
+
     def bind(self, machine: Machine) -> None:
         """Settle the longest sequence and input (`TrtGptModel`)."""
         if self.max_batch_size < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,10 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # Tests run side by side: with a thread for each core in every one of them torch is several times
 # slower. It reads this when it is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts them in the background has SIGINT ignored, and so would be what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from superinfer import COMPILED
 

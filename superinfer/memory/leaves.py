@@ -34,7 +34,8 @@ class Leaves:
         if len(self._heap) > self._most:
             self._most = sweep(self._heap, self._may_hold)
         rank = self._rank(node)
-        for part in rank:
+        parts: tuple[object, ...] = rank  # whatever a policy of one's own makes it of
+        for part in parts:
             if part != part:  # noqa: PLR0124 - true of nan alone, which has no place among others
                 raise PlanError(f"a leaf has the rank {shown_value(rank)}: expected no nan in it")
         self._pushed += 1  # breaks ties, so that nodes are never compared

@@ -69,8 +69,7 @@ class SloAwareRouter:
     def bind(self, replicas: Sequence[ReplicaView]) -> None:
         """Learn the replicas."""
         self._replicas = replicas
-        if len(replicas) > FEW:
-            self._board = Board(replicas, self.chunk_tokens)
+        self._board = Board(replicas, self.chunk_tokens) if len(replicas) > FEW else None
 
     def route(self, request: Request, now: float) -> int:
         """Of equals the first is taken."""

@@ -173,6 +173,10 @@ class AndesScheduler(FcfsScheduler):
         """Steps that prefill have no decodes."""
         return self.max_num_batched_tokens
 
+    def decode_tokens(self) -> int:
+        """None: it gets no token beside prompts."""
+        return 0
+
     def preempt(self, draft: Draft, victim: Sequence) -> None:
         """Take a running sequence off the device for want of blocks; it keeps its turn."""
         self._remove(victim)

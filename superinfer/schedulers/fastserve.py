@@ -181,6 +181,10 @@ class FastServeScheduler(FcfsScheduler):
         """The budget is for prompts alone."""
         return self.max_num_batched_tokens
 
+    def decode_tokens(self) -> int:
+        """None: decodes come on top."""
+        return 0
+
     # -- levels ---------------------------------------------------------------------------------
 
     def _first_level(self, seq: Sequence) -> int:

@@ -103,6 +103,10 @@ class FcfsScheduler:
         """Prefill tokens that this step may take."""
         return self.max_num_batched_tokens - draft.batch.size
 
+    def decode_tokens(self) -> int:
+        """Of the prefill tokens, what a stream takes that comes back in this step."""
+        return 1
+
     def clear_the_way(self, draft: Draft, seq: Sequence) -> bool:
         """Make room for a head of the queue that does not fit; True if something was preempted."""
         return False
@@ -173,7 +177,7 @@ class FcfsScheduler:
             elif head.state is State.PREFILLING:
                 budget -= self._prefill(draft, head, budget)
             elif head.state is State.DECODING:
-                budget -= 1  # it is back, and gets a token in this step
+                budget -= self.decode_tokens()
 
     def _prefill(self, draft: Draft, seq: Sequence, budget: int) -> int:
         """A chunk of at most `budget` tokens; returns its tokens."""

@@ -141,11 +141,11 @@ class RankedList:
 
     def add(self, seq: Sequence) -> None:
         """Insert at its place."""
+        _check_rank(seq)
         items = self._items
         if not items or items[-1].rank < seq.rank:
             items.append(seq)
             return
-        _check_rank(seq)
         place = bisect_left(items, seq.rank, key=_rank)
         if items[place].rank == seq.rank:
             raise PlanError(

@@ -208,6 +208,17 @@ def test_few_are_asked_of_many(decodes: int) -> None:
     assert cost.asked == 2
 
 
+def test_a_router_may_be_bound_again() -> None:
+    """To few replicas behind many: those of before are nobody's."""
+    views = replicas(random.Random(0), [COSTS["roofline"]], caching=False, under_way=0)
+    router = SloAwareRouter()
+    router.bind(views)
+    router.bind(views[:2])
+    views[0].sent(Request("r", 0.0, 900, 100, SLO(ttft_s=1.0), index=1))
+    views[1].sent(Request("s", 0.0, 900, 100, SLO(ttft_s=1.0), index=2))
+    assert router.route(Request("t", 0.0, 900, 100, SLO(tpot_s=0.5), index=3), 0.0) in {0, 1}
+
+
 def test_replicas_are_alike_if_the_same_is_predicted_for_them() -> None:
     """Each but the last differs from the first in one thing that counts."""
     costs = [COSTS["roofline"]]

@@ -49,6 +49,18 @@ def test_who_gains_most_per_block_runs() -> None:
     ]
 
 
+def test_who_comes_back_takes_no_prompt_tokens() -> None:
+    """A gets no token beside B's prompt, which has the whole budget."""
+    lines = iterations(
+        andes(preemption="swap"),
+        {"A": (16, 6), "B": (16, 1), "C": (16, 1)},
+        {"B": 3, "C": 1},
+        blocks=9,
+        requests={"B": READER, "C": READER},
+    )
+    assert lines[:3] == ["A16 used 4", "C16 -A used 4", "B16 +A used 8"]
+
+
 def test_a_swapped_request_goes_on_where_it_stopped() -> None:
     """The same, but A's cache comes back from the host."""
     lines = iterations(andes(preemption="swap"), JOBS, {"B": 2}, blocks=4, requests=READERS)

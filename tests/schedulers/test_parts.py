@@ -154,6 +154,7 @@ def test_a_rank_that_does_not_compare_has_no_place() -> None:
     with pytest.raises(PlanError, match="expected no nan in it"):
         RankedQueue(State.WAITING).push(ranked(nan, 1))
     items = RankedList()
-    items.add(ranked(0, 1))
-    with pytest.raises(PlanError, match="expected no nan in it"):
-        items.add(ranked(nan, 2))
+    for rank in ((nan, 2), (1, nan)):  # into an empty list, and behind the last one
+        with pytest.raises(PlanError, match="expected no nan in it"):
+            items.add(ranked(*rank))
+        items.add(ranked(0, 1 + len(items)))

@@ -270,6 +270,8 @@ def main() -> None:
             print(decision.line(), flush=True)
         if options.million:
             figures["marginal"] = marginal_costs(Path(folder), options.repeats)
+    if not figures["cases"]:
+        parser.error(f"--only {options.only}: no case has this in its name")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

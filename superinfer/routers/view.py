@@ -58,7 +58,9 @@ class ReplicaView:
         """`lengths` is what the gateway has learned of answers, on all replicas."""
         self.index = index
         self.on_change: Callable[[int], None] | None = None
-        """Called with `index` when an answer to the same question may be another one now."""
+        """Called with `index` when what is known of this replica may be another thing now; not when
+        answers of any replica change how long the next ones are expected to be.
+        """
         self.outstanding_tokens = 0
         """Prompt tokens of requests without a first token, and expected answers of all."""
         self.hurried_requests = 0

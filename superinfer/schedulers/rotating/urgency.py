@@ -81,7 +81,7 @@ class Urgency:
     def late(self, draft: Draft) -> list[Job]:
         """Whose first tokens cannot be in time at the present rate of prefill, if as many as
         possible are. Who has begun is given up only if it is late by itself and others would be
-        late for it. A single request is not judged.
+        late for it, and stays if it is aged. A single request is not judged.
         """
         jobs = self.hurried(draft)
         if len(jobs) < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from harness import BlockingDriver
@@ -65,9 +66,11 @@ def holders(engine: Engine) -> list[Sequence]:
     return [*engine.live, *ended]
 
 
-def most_tokens(engine: Engine) -> int:
-    """Of the largest step that the scheduler says it may plan."""
+def most_tokens(engine: Engine) -> float:
+    """Of the largest step that the scheduler says it may plan, if it says so."""
     scheduler, longest = engine.scheduler, engine.config.max_model_len
+    if not hasattr(scheduler, "largest_step"):
+        return inf
     planned = getattr(scheduler, "largest_prefill", None)
     step = largest_step_of(scheduler, longest, engine.prefix is not None)
     return max(step.tokens, planned(longest) if planned else 0)

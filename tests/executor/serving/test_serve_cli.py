@@ -135,7 +135,7 @@ def test_nobody_is_waited_for_longer_than_was_said(
 
 @pytest.mark.slow
 def test_an_engine_that_fails_ends_the_server(tmp_path: Path) -> None:
-    options = ("--scheduler", "tests.executor.serving.test_clients:Failing", "--lag", 0)
+    options = ("--scheduler", "tests.executor.serving.engine.test_clients:Failing", "--lag", 0)
     with server(*options) as (process, url):
         reply = httpx.post(f"{url}/v1/completions", json=asking("a"), timeout=PATIENCE_S)
         assert reply.status_code == 503

@@ -18,7 +18,7 @@ from schedulers.test_paying import Reading
 from superinfer.schedulers.rotating.deadlines import job_of
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.triage import Work, given_up
-from superinfer.schedulers.rotating.urgency import work_of
+from superinfer.schedulers.rotating.urgency import judged, work_of
 from superinfer.sequence import Sequence
 
 CHUNKY = FakeCost(step=2**-6, per_chunk_token=2**-10)
@@ -312,6 +312,19 @@ def test_who_is_under_way_is_never_given_up(works: list[Work], fixed: set[int]) 
     dropped = given_up((job, place) for place, job in enumerate(jobs))
     assert not fixed & set(dropped)
     assert len(dropped) == len(set(dropped))
+
+
+@pytest.mark.parametrize(("due", "expected"), [(3.0, []), (6.5, ["early"])])
+def test_nobody_is_given_up_for_an_aged_prompt_that_is_late_by_itself(
+    due: float, expected: list[str]
+) -> None:
+    """The aged one takes six units. Due after three it has lost its first token in any case, and
+    whoever comes before it loses nothing more; due after 6.5 it would be in time without them.
+    """
+    aged = job_of(Sequence(arriving(0, 0.0, 96, **promised(ttft_s=3.0))), NoLengths())
+    aged.placed = aged.aged = True
+    jobs = [(Work(2.0, 1.0, False), "early"), (judged(aged, Work(due, 6.0, False)), "aged")]
+    assert given_up(jobs) == expected
 
 
 def test_a_stream_that_comes_back_leaves_no_room_for_others() -> None:

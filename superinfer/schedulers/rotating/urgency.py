@@ -88,7 +88,7 @@ class Urgency:
             return []
         now, tokens = draft.now, self._outlook.chunk_tokens
         step_s = self._outlook.prefill_s(tokens)
-        return given_up([(_judged(job, work_of(job, now, tokens, step_s)), job) for job in jobs])
+        return given_up([(judged(job, work_of(job, now, tokens, step_s)), job) for job in jobs])
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -187,16 +187,18 @@ class Urgency:
         draft.note("relegate", job.seq)
 
 
-def _judged(job: Job, work: Work) -> Work:
+def judged(job: Job, work: Work) -> Work:
     """Who is on the device stays, but for a prompt whose first token will be late in any case: it
-    has nothing to lose, so it is the first to go where others would be late. The aged stay, too:
-    they are late as a rule, and have been promised their places.
+    has nothing to lose, so it is the first to go where others would be late. The aged stay even
+    then, as they have been promised their places; nobody is given up for a lost first token.
     """
     if not job.placed:
         return work
-    if work.work > work.due and not job.aged:
-        return work._replace(due=inf, weight=LOST_WEIGHT)
-    return work._replace(fixed=True)
+    if work.work <= work.due:
+        return work._replace(fixed=True)
+    if job.aged:
+        return work._replace(due=inf, fixed=True)
+    return work._replace(due=inf, weight=LOST_WEIGHT)
 
 
 def work_of(job: Job, now: float, tokens: int, step_s: float) -> Work:

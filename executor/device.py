@@ -52,20 +52,20 @@ class Device:
     """Figures for the cost model with which schedulers predict."""
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str, place: str = "run.device") -> Device:
     """The device `cpu`, `cuda`, or `cuda` with the figures of a named preset; `cuda:1` becomes the
     current one (`use`).
 
-    Raises ConfigError where there is none.
+    Raises ConfigError where there is none, which begins with the `place` that the name is from.
     """
     if name == HOST:
         return Device(torch.device(HOST), processor(), _host_spec())
     if name != "cuda" and not name.startswith("cuda:") and name.lower() not in DEVICES:
         known = ", ".join(DEVICES)
-        raise ConfigError(f"run.device: expected cpu, cuda or one of {known}, got {name!r}")
+        raise ConfigError(f"{place}: expected cpu, cuda or one of {known}, got {name!r}")
     if not torch.cuda.is_available():
-        raise ConfigError(f"run.device {name}: torch finds no CUDA device; use --device cpu")
-    device = _gpu(name if name.startswith("cuda") else "cuda")
+        raise ConfigError(f"{place} {name}: torch finds no CUDA device; use --device cpu")
+    device = _gpu(name if name.startswith("cuda") else "cuda", place)
     use(device)
     found = torch.cuda.get_device_name(device)
     spec = load_device(name) if name.lower() in DEVICES else _gpu_spec(found, device)
@@ -146,12 +146,12 @@ def executor_versions(*more: str) -> dict[str, str]:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _gpu(name: str) -> torch.device:
+def _gpu(name: str, place: str) -> torch.device:
     """The GPU `cuda` or `cuda:NUMBER`; ConfigError where there is no such one."""
     count = torch.cuda.device_count()
     known = ["cuda", *(f"cuda:{number}" for number in range(count))]
     if name not in known:
-        raise ConfigError(f"run.device: expected one of {', '.join(known)}, got {name!r}")
+        raise ConfigError(f"{place}: expected one of {', '.join(known)}, got {name!r}")
     return torch.device(name)
 
 

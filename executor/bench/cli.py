@@ -45,7 +45,7 @@ def bench(
     from executor.device import default_device, find_device
     from executor.session import ModelOptions, out_of_memory, source_of
 
-    where = find_device(device or default_device()).torch
+    where = find_device(device or default_device(), "--device").torch
     wanted = _parts(only)
     points = _points(batches, contexts, bits, prompts)
     source = str(source_of(model))

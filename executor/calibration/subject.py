@@ -54,7 +54,7 @@ class Subject:
     @classmethod
     def of(cls, wish: Wish) -> Subject:
         """Without loading weights; raises ConfigError for what cannot be calibrated."""
-        device = find_device(wish.device).torch
+        device = find_device(wish.device, "--device").torch
         config = read_config(source_of(wish.model))[0]
         shape = config.shape
         if shape.encoder_layers:

@@ -58,7 +58,7 @@ def quality(
     from executor.quality.figures import check_profile, write_figures
     from executor.quality.measure import Settings, measure
 
-    where = str(find_device(device or default_device()).torch)
+    where = str(find_device(device or default_device(), "--device").torch)
     settings = Settings(_folder(model), text, where, windows, length, distance, decode)
     if out is not None:
         check_writable(out, file=True)

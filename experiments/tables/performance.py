@@ -1,38 +1,25 @@
-"""The tables of `docs/performance.md`, from `python -m experiments.bench --million --json`, and of
-its cases of many by `--only many --json`.
-"""
+"""The tables of `docs/performance.md`, from `python -m experiments.bench --million --json`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.tables.parts import Lines, Numbers, recorded, table
 
 PAGE = "docs/performance.md"
-FILE, MANY = "cpu/bench.json", "cpu/many.json"
+FILE = "cpu/bench.json"
 BASE = ("vllm", "fcfs", "priority", "rotating", "vllm prefill-first")
 
 
 def cases(found: Numbers) -> Lines:
-    """Every case as a whole process."""
-    head = ["case", "requests", "wall s", "CPU s", "timeouts/CPU s", "scaled requests/s"]
-    head.append("peak MiB")
-    return table(
-        head,
-        (
-            [
-                each["case"],
-                f"{each['requests']:,}",
-                f"{each['wall_s']:.2f}",
-                f"{each['cpu_s']:.2f}",
-                f"{each['simpy_timeouts_per_s']:,.0f}",
-                f"{each['scaled_requests_per_s']:,.0f}",
-                f"{each['peak_rss_mib']:.0f}",
-            ]
-            for each in found["cases"]
-        ),
-    )
+    """Every case as a whole process, but those of many."""
+    return _cases(each for each in found["cases"] if not _of_many(each))
+
+
+def many(found: Numbers) -> Lines:
+    """The cases of many tenants and of many replicas."""
+    return _cases(filter(_of_many, found["cases"]))
 
 
 def decisions(found: Numbers) -> Lines:
@@ -74,11 +61,34 @@ TABLES = {
     "bench cases": recorded(FILE, cases),
     "bench bars": recorded(FILE, bars),
     "bench decisions": recorded(FILE, decisions),
-    "bench many machine": recorded(MANY, machine),
-    "bench many": recorded(MANY, cases),
+    "bench many": recorded(FILE, many),
 }
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _of_many(case: Numbers) -> bool:
+    return str(case["case"]).startswith("many ")
+
+
+def _cases(cases: Iterable[Numbers]) -> Lines:
+    head = ["case", "requests", "wall s", "CPU s", "timeouts/CPU s", "scaled requests/s"]
+    head.append("peak MiB")
+    return table(
+        head,
+        (
+            [
+                each["case"],
+                f"{each['requests']:,}",
+                f"{each['wall_s']:.2f}",
+                f"{each['cpu_s']:.2f}",
+                f"{each['simpy_timeouts_per_s']:,.0f}",
+                f"{each['scaled_requests_per_s']:,.0f}",
+                f"{each['peak_rss_mib']:.0f}",
+            ]
+            for each in cases
+        ),
+    )
 
 
 def _bars(found: Numbers) -> Iterator[list[str]]:

@@ -352,7 +352,7 @@ def test_figures_take_the_place_of_older_ones(tmp_path: Path) -> None:
         (("--length", "65"), "--length 65: expected whole blocks of 32 tokens"),
         (("--distance", "4096"), "--distance 4096: the text has"),
         (("--text", "nowhere.txt"), "nowhere.txt: cannot read: No such file"),
-        (("--device", "abacus"), "run.device: expected cpu, cuda or one of"),
+        (("--device", "abacus"), "--device: expected cpu, cuda or one of"),
         (("--model", "nowhere"), "unknown model 'nowhere': no such file"),
         (("--model", "llama-3.1-8b"), "expected a folder with weights, found a preset"),
         (("--windows", "100000"), "--windows 100000: the text has"),

@@ -53,7 +53,7 @@ def complaint(
 
 
 def test_a_class_of_a_notebook_is_in_no_other_process() -> None:
-    words = "has no attribute 'Mine'; other processes do not have what a notebook defines"
+    words = "has no attribute 'Mine'; what a notebook defines is in no other process"
     with pytest.raises(ConfigError, match=words):
         load_config(None, [], scheduler="__main__:Mine")
     with pytest.raises(ConfigError, match=r"cannot import: No module named 'no_such'$"):

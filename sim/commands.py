@@ -161,8 +161,9 @@ def _write_timeline(
     write_timeline(sinks, path, record=metrics.record, copy_s=copy_seconds(config))
     shown, submitted = (sum(found) for found in zip(*map(_shown, sinks), strict=True))
     if shown < submitted:
-        of = "" if len(sinks) == 1 else " of each replica"
-        say(f"{path.name} shows the first {shown:,} of {submitted:,} requests{of}")
+        each = f": the first {sinks[0].max_requests:,} of each replica"
+        first, of = ("the first ", "") if len(sinks) == 1 else ("", each)
+        say(f"{path.name} shows {first}{shown:,} of {submitted:,} requests{of}")
     return path
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from superinfer.costs import DEVICES
-from superinfer.errors import InputError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config.toml_files import read_toml
-from superinfer.settings import did_you_mean
+from superinfer.lab.config.values import convert_setting
+from superinfer.settings import did_you_mean, shown_value
 
+T = TypeVar("T", bound=msgspec.Struct)
 EXAMPLES = Path(__file__).with_name("prices.toml")
 
 
@@ -28,7 +30,8 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     version: int
     currency: str = "USD"
-    devices: dict[str, Price] = {}
+    devices: dict[str, Any] = {}
+    """Tables, each a `Price`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,7 +56,7 @@ def load_prices(file: Path | None = None, devices: Sequence[str] = ()) -> Prices
     """
     shipped = _read(EXAMPLES)
     if file is None:
-        return Prices(shipped.currency, shipped.devices)
+        return shipped
     own = _read(file)
     known = (*DEVICES, *devices)
     for name in own.devices:
@@ -61,18 +64,40 @@ def load_prices(file: Path | None = None, devices: Sequence[str] = ()) -> Prices
             expected = f"expected a device that is known, got {name!r}{did_you_mean(name, known)}"
             raise InputError(expected, file=str(file), field=f"devices.{name}")
     if own.currency != shipped.currency:  # an example in another currency would be no example
-        return Prices(own.currency, own.devices)
+        return own
     return Prices(own.currency, {**shipped.devices, **own.devices})
 
 
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> _File:
-    try:
-        found = msgspec.convert(read_toml(path), _File)
-    except msgspec.ValidationError as error:
-        raise InputError(f"expected a table of prices: {error}", file=str(path)) from None
+def _read(path: Path) -> Prices:
+    found = _entry(path, "", read_toml(path), _File)
     if found.version != 1:
         raise InputError(f"version: expected 1, got {found.version}", file=str(path))
-    return found
+    devices = {
+        name: _entry(path, f"devices.{name}.", table, Price)
+        for name, table in found.devices.items()
+    }
+    return Prices(found.currency, devices)
+
+
+def _entry(path: Path, place: str, table: Any, kind: type[T]) -> T:
+    """What a table stands for; InputError names the key that is missing, unknown or wrong."""
+    if not isinstance(table, Mapping):
+        expected = f"expected a table, got {shown_value(table)}"
+        raise InputError(expected, file=str(path), field=place.rstrip("."))
+    hints = get_type_hints(kind, include_extras=True)
+    for key in table:
+        if key not in hints:
+            expected = f"unknown{did_you_mean(key, hints)}; expected one of {', '.join(hints)}"
+            raise InputError(expected, file=str(path), field=f"{place}{key}")
+    try:
+        values = {key: convert_setting(f"{place}{key}", table[key], hints[key]) for key in table}
+    except ConfigError as error:
+        raise InputError(str(error), file=str(path)) from None
+    for each in msgspec.structs.fields(kind):
+        if each.required and each.name not in values:
+            expected = "expected a number, got nothing"
+            raise InputError(expected, file=str(path), field=f"{place}{each.name}")
+    return kind(**values)

@@ -20,10 +20,12 @@ SETTINGS = ("run.kv_blocks=64", "scheduler.preemption=swap")
 REQUESTS, DEVICE, LINKS = 1, 2, 3
 
 
-def written(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The events of the timeline and the summary of a run that swaps."""
+def written(
+    folder: Path, settings: tuple[str, ...] = SETTINGS
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The events of the timeline and the summary of a run, by default of one that swaps."""
     (folder / "t.jsonl").write_text(TRACE)
-    config = load_config(None, SETTINGS, trace=str(folder / "t.jsonl"), scheduler="vllm")
+    config = load_config(None, settings, trace=str(folder / "t.jsonl"), scheduler="vllm")
     options = RunOptions(plots=False, timeline=True)
     summary = run_and_write(config, load_workload(config), folder / "r", options)
     text = (folder / "r" / "timeline.json").read_text(encoding="ascii")
@@ -58,3 +60,12 @@ def test_requests_without_a_track_are_named(
     monkeypatch.setattr("superinfer.lab.timelines.timeline.MAX_REQUESTS", 5)
     written(tmp_path)
     assert capsys.readouterr().err.endswith("timeline.json shows the first 5 of 12 requests\n")
+
+
+def test_of_a_cluster_so_many_of_each_replica_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("superinfer.lab.timelines.timeline.MAX_REQUESTS", 6)
+    written(tmp_path, ("run.replicas=3", "run.router=round_robin"))
+    words = "timeline.json shows 6 of 12 requests: the first 2 of each replica\n"
+    assert capsys.readouterr().err.endswith(words)

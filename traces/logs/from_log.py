@@ -224,6 +224,8 @@ def _check(columns: Columns) -> None:
         raise ConfigError(f"--delimiter: {expected}, got {columns.delimiter!r}")
     if columns.class_by and not columns.classes:
         raise ConfigError("--class-by: expected --class VALUE=CLASS for its values, got none")
+    if columns.class_of_all == "" or "" in columns.classes.values():
+        raise ConfigError("--class: expected the name of a class, got nothing")
     if columns.classes and not columns.class_by:
         raise ConfigError("--class VALUE=CLASS: expected --class-by, the column of these values")
 

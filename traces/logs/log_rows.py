@@ -158,28 +158,49 @@ def _csv_rows(source: Source, columns: Sequence[str], delimiter: str) -> Iterato
 
 
 def _cells(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | RecordError]]:
-    """The rows that are not blank, or what is wrong with one, and the line where it ends."""
-    broken: list[RecordError] = []
-    reader = csv.reader(_text(lines, broken), delimiter=delimiter)
-    while True:
+    """The rows that are not blank and the line where each ends, or what is wrong with one.
+
+    Behind a bad row all goes on in the next line: to a quote that is never closed the rest of the
+    file would be one row.
+    """
+    begin = 0
+    while begin < len(lines):
+        start, broken = begin, list[RecordError]()
+        reader = csv.reader(_text(lines, start, broken), delimiter=delimiter, strict=True)
         try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
+            for cells in reader:
+                begin = start + reader.line_num
+                if broken:
+                    yield begin, broken[0]
+                    broken.clear()
+                elif any(cell.strip() for cell in cells):
+                    yield begin, [cell.strip() for cell in cells]
             return
         except csv.Error as error:
-            broken.append(RecordError("", f"expected a row of a CSV, got: {error}"))
-        if broken:
-            yield reader.line_num, broken[0]
-            broken.clear()
-        elif any(cells):
-            yield reader.line_num, cells
+            begin += 1
+            yield begin, _alone(lines[begin - 1].decode(), delimiter, error)
 
 
-def _text(lines: list[bytes], broken: list[RecordError]) -> Iterator[str]:
+def _alone(line: str, delimiter: str, error: csv.Error) -> list[str] | RecordError:
+    """The row that begins on a line, which a strict reader refused with `error`.
+
+    It is one all the same if it ends there, such as `"a" ,b`.
+    """
+    rows = csv.reader([f"{line}\n", "\n"], delimiter=delimiter)
+    try:
+        cells = next(rows)
+    except csv.Error:
+        return RecordError("", f"expected a row of a CSV, got: {error}")
+    if rows.line_num > 1:
+        return RecordError("", f"expected a row of a CSV, got a quote that stays open: {error}")
+    return [cell.strip() for cell in cells]
+
+
+def _text(lines: list[bytes], start: int, broken: list[RecordError]) -> Iterator[str]:
     """Lines with their ends; into `broken` goes what is wrong with one, when it is read."""
-    for line in lines:
+    for index in range(start, len(lines)):
         try:
-            yield f"{line.decode()}\n"
+            yield f"{lines[index].decode()}\n"
         except UnicodeDecodeError as error:
             broken.append(not_utf8(error))
             yield "\n"

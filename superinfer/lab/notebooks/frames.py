@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from superinfer.errors import ConfigError
 from superinfer.lab.notebooks.run_sources import Arms, Source, Sources, arms_of, run_of
 from superinfer.lab.numbers import column_of, mean_number
-from superinfer.lab.pictures.latency_curves import check_latency
 from superinfer.lab.results import Run
 from superinfer.lab.studies.paired import Estimate, RequestRows, interval_of
 from superinfer.metrics.statistics import QUANTILES
@@ -71,9 +70,9 @@ def quantile_frame(
     """
     import pandas as pd
 
-    check_latency(metric)
-    if metric == "itl":
-        raise ConfigError("metric: expected ttft or e2el, got 'itl': it is no property of requests")
+    if metric not in ("ttft", "e2el"):
+        why = ": it is no property of requests" if metric == "itl" else ""
+        raise ConfigError(f"metric: expected ttft or e2el, got {metric!r}{why}")
     run = run_of(run)
     rows, prefix = RequestRows.of(run), f"classes.{slo_class}." if slo_class else ""
     if slo_class and slo_class not in run.summary.get("classes", {}):

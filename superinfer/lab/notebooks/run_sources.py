@@ -16,7 +16,12 @@ Arms = Sequence[Source] | Mapping[str, Source | Sequence[Source]]
 
 
 def run_of(source: Source) -> Run:
-    """The run itself, or the one that is stored in a folder."""
+    """The run itself, or the one that is stored in a folder.
+
+    ConfigError for anything else, such as the seeds of an arm.
+    """
+    if not isinstance(source, Source):
+        raise ConfigError(_no_run(source))
     return source if isinstance(source, Run) else load_run(source)
 
 
@@ -50,3 +55,8 @@ def plot_data_of(runs: Sources) -> dict[str, PlotData]:
     return {
         name: replace(PlotData.of_run(run), name=name) for name, run in named_runs(runs).items()
     }
+
+
+def _no_run(source: object) -> str:
+    several = " (one run of an arm with several seeds)" if isinstance(source, Sequence) else ""
+    return f"expected a run, or the path of its folder{several}, got {type(source).__name__}"

@@ -171,6 +171,12 @@ def test_words_that_mean_nothing(folders: list[Path]) -> None:
         plot_latency_cdf(folders, slo_class="chta")
     with pytest.raises(ConfigError, match="expected a class of batch, chat, code, got 'chta'"):
         plot_slo_attainment(folders, slo_class="chta")
+    with pytest.raises(
+        ConfigError, match=r"folder \(one run of an arm with several seeds\), got list"
+    ):
+        plot_latency_cdf({"one": folders})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got int"):
+        plot_latency_cdf({"one": 1})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="column: expected waiting or running"):
         plot_timeline(folders, "sleeping")  # type: ignore[arg-type]
 

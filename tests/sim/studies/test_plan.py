@@ -119,9 +119,26 @@ def test_examples_are_in_one_currency(tmp_path: Path) -> None:
     [
         ("version = ", "expected TOML"),
         ("version = 2", "version: expected 1, got 2"),
-        ("version = 1\n[devices.h100]\nper_gpu_hour = -1", "per_gpu_hour"),
-        ("version = 1\n[devices.h100]\nper_hour = 1", "per_hour"),
-        ("[devices.h100]\nper_gpu_hour = 1", "version"),
+        (
+            "version = 1\n[devices.h100]\nper_gpu_hour = -1",
+            "devices.h100.per_gpu_hour: expected a number >= 0, got -1",
+        ),
+        (
+            "version = 1\n[devices.h100]\nper_gpu_hour = '3'",
+            "devices.h100.per_gpu_hour: expected a number, got '3'",
+        ),
+        (
+            "version = 1\n[devices.h100]\nper_hour = 1",
+            "devices.h100.per_hour: unknown.*; expected one of per_gpu_hour, source",
+        ),
+        (
+            "version = 1\n[devices.h100]\nsource = 'x'",
+            "devices.h100.per_gpu_hour: expected a number, got nothing",
+        ),
+        ("version = 1\n[devices]\nh100 = 3", "devices.h100: expected a table, got 3"),
+        ("version = 1\ndevices = 3", "devices: expected a table, got 3"),
+        ("version = 1\ncurency = 'EUR'", r"curency: unknown \(did you mean 'currency'\?\); expec"),
+        ("[devices.h100]\nper_gpu_hour = 1", "version: expected a number, got nothing"),
         (
             "version = 1\n[devices.h10]\nper_gpu_hour = 1",
             "devices.h10: expected a device that is known, got 'h10'.*h100",

@@ -47,6 +47,28 @@ def test_a_csv_in_any_order_of_time(tmp_path: Path) -> None:
     assert [each.tenant for each in found.records] == ["c", "a,b", "c"]
 
 
+def test_a_quote_that_stays_open(tmp_path: Path) -> None:
+    """It costs its own line, and not all that come behind it."""
+    rows = [f"2026-11-02T09:00:{second:02},5,{second + 1},c" for second in range(60)]
+    rows[3] = '2026-11-02T09:00:03,5,4,"Mozilla'
+    words = ":5: expected a row of a CSV, got a quote that stays open: unexpected end of data"
+    assert fault(tmp_path, HEADER + "\n".join(rows), CSV) == words
+    found = log(tmp_path, HEADER + "\n".join(rows), CSV, skip_bad=True)
+    assert (len(found.records), found.skipped) == (59, 1)
+    rows[9] = '2026-11-02T09:00:09,5,10,"x" "y'  # ends what began, but not as a cell ends
+    found = log(tmp_path, HEADER + "\n".join(rows), CSV, skip_bad=True)
+    assert (len(found.records), found.skipped) == (59, 1)
+
+
+def test_cells_of_several_lines_and_with_blanks_around_quotes(tmp_path: Path) -> None:
+    rows = '2026-11-02T09:00:00,5,6,"a\nb"\n"2026-11-02T09:00:01" ,"7" ,8 ,"c" \n,,,\n'
+    rows += "2026-11-02T09:00:02,x,8,c\n"
+    assert fault(tmp_path, HEADER + rows, CSV).startswith(":6: in: expected an integer ")
+    found = log(tmp_path, HEADER + rows, replace(CSV, tenant="app"), skip_bad=True)
+    assert seen(found) == [(0.0, 5, 6), (1000.0, 7, 8)]
+    assert [each.tenant for each in found.records] == ["a\nb", "c"]
+
+
 def test_json_lines_with_objects_in_them(tmp_path: Path) -> None:
     calls = [
         {"created": 1793610001, "usage": {"prompt_tokens": 455, "completion_tokens": 210}},
@@ -263,6 +285,11 @@ def test_files_that_are_no_logs(tmp_path: Path, text: str | bytes, words: str) -
         (Columns("a", "b", "c", delimiter="\n"), "--delimiter: expected one character, no quote "),
         (Columns("a", "b", "c", class_by="d"), "--class-by: expected --class VALUE=CLASS"),
         (Columns("a", "b", "c", classes={"x": "chat"}), "--class VALUE=CLASS: expected --class-by"),
+        (
+            Columns("a", "b", "c", class_of_all=""),
+            "--class: expected the name of a class, got noth",
+        ),
+        (Columns("a", "b", "c", class_by="d", classes={"x": ""}), "--class: expected the name of"),
     ],
 )
 def test_columns_that_say_nothing(tmp_path: Path, columns: Columns, words: str) -> None:

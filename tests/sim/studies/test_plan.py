@@ -265,7 +265,7 @@ def test_candidates_on_which_the_model_does_not_fit(cli: Call) -> None:
         (("--tp", "two"), "--tp: expected whole numbers above 0, got 'two'"),
         (("--tp", "0"), "--tp: expected"),
         (("--max-gpus", "2", "--tp", "4"), "--max-gpus 2: expected at least the smallest --tp"),
-        (("--attainment", "0"), "--attainment"),
+        (("--attainment", "0.99"), "--attainment"),
         (("--seeds", "2"), "--seeds 2: t.jsonl is the same for every seed"),
         (("--prices", "none.toml"), "none.toml"),
         (("--router", "nearest"), "router 'nearest'"),

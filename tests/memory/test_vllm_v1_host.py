@@ -290,3 +290,16 @@ def test_arc_learns_once_from_a_block_for_which_there_is_no_room() -> None:
     host.blocks.pin(host.user("z"), 0, keys("b0"))
     assert [host.offer("v", "a0"), host.offer("v", "a0"), order.target] == [None, None, 1.0]
     assert [host.offer("w", "a0"), order.target] == [None, 2.0]
+
+
+def test_arc_forgets_the_name_of_what_is_there_again() -> None:
+    """It was used again, went, and is stored again, as one that was used once."""
+    order = ArcOrder(4)
+    host = Host(2, order)
+    host.offer("x", "a0")
+    host.offer("y", "a0 b1")
+    host.leave("y")
+    assert list(order.again) == ["a0"] and host.names() == "a0 b1"
+    assert host.offer("z", "c0 c1") == "c0 c1" and list(order.gone_again) == ["a0"]
+    assert host.offer("v", "a0") == "a0"
+    assert list(order.once) == ["c1", "a0"] and list(order.gone_again) == []

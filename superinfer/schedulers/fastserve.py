@@ -167,7 +167,7 @@ class FastServeScheduler(FcfsScheduler):
         steps = self.starvation_period_steps - self._step(draft) % self.starvation_period_steps
         if not (self.proactive and self._parked_seqs):
             return min(steps, MAX_STEPS)
-        spare = draft.available + self._leaving_blocks - self.max_num_seqs
+        spare = draft.available - self.max_num_seqs
         return max(1, draft.batch.steps_within(spare, min(steps, MAX_STEPS)))
 
     @property
@@ -318,10 +318,10 @@ class FastServeScheduler(FcfsScheduler):
         for victim in self._last_first():
             if short <= 0 or self._levels.level(victim) <= level:
                 break
-            if victim is not seq and victim.state is not State.MOVING_IN:
+            if victim.state is not State.MOVING_IN:
                 victims.append(victim)
                 short -= draft.private_blocks(victim) + draft.grows(victim)
-        if short > 0 or (victims and not draft.host_fits(*victims)):
+        if short > 0 or not draft.host_fits(*victims):
             return False
         for victim in victims:
             self._take_off(draft, victim, self.swap_timing)

@@ -132,6 +132,14 @@ def test_lru_moves_up_what_a_request_finds() -> None:
     assert host.gone(1) == "b0"
 
 
+def test_lru_takes_the_deepest_whenever_it_came() -> None:
+    host = Host(4, LruOrder())
+    host.offer("x", "a1 a2")
+    assert host.gone(1) == "a2"
+    host.offer("x", "a0")
+    assert host.gone(2) == "a1 a0"
+
+
 def test_lru_forgets_what_is_out_of_date() -> None:
     """However often blocks are used, each is kept in few places."""
     order = LruOrder()
@@ -242,3 +250,56 @@ def test_arc_puts_what_was_used_last_at_the_end_of_what_was_used_again() -> None
     host.offer("u", "b0")
     host.leave("u")
     assert arc(host) == ("", "a0 b0")
+
+
+def test_arc_learns_within_its_bounds() -> None:
+    """A name of the longer list shifts the balance by one, of the shorter by how much longer the
+    other is; it goes to the end of its list.
+    """
+    order = ArcOrder(4)
+    order.gone_once.update({"a0": None, "a1": None, "a2": None})
+    order.gone_again.update({"b0": None})
+    order.missed(["a0", "a1"])
+    assert order.target == 2.0 and list(order.gone_once) == ["a2", "a1", "a0"]
+    order.missed(["a0", "a1", "a2"])
+    assert order.target == 4.0
+    order.missed(["b0"])
+    assert order.target == 1.0
+    order.gone_again.update({"b1": None, "b2": None})
+    order.missed(["b0", "b1"])
+    assert order.target == 0.0 and list(order.gone_again) == ["b2", "b1", "b0"]
+    order.gone_again.update({f"c{number}": None for number in range(6)})
+    order.missed(["a0"])
+    assert order.target == 3.0
+
+
+def test_arc_remembers_as_many_names_as_it_has_blocks() -> None:
+    order = ArcOrder(2)
+    host = Host(2, order)
+    for names in ("a0 a1", "b0", "c0 c1"):
+        host.offer(names[0], names)
+    assert host.names() == "c0 c1" and list(order.gone_once) == ["a1", "b0"]
+
+
+def test_arc_learns_once_from_a_block_for_which_there_is_no_room() -> None:
+    """A request offers it again in each of its steps; another request's miss is one of its own."""
+    order = ArcOrder(4)
+    host = Host(1, order)
+    host.offer("x", "a0")
+    host.offer("y", "b0")
+    host.blocks.pin(host.user("z"), 0, keys("b0"))
+    assert [host.offer("v", "a0"), host.offer("v", "a0"), order.target] == [None, None, 1.0]
+    assert [host.offer("w", "a0"), order.target] == [None, 2.0]
+
+
+def test_arc_forgets_the_name_of_what_is_there_again() -> None:
+    """It was used again, went, and is stored again, as one that was used once."""
+    order = ArcOrder(4)
+    host = Host(2, order)
+    host.offer("x", "a0")
+    host.offer("y", "a0 b1")
+    host.leave("y")
+    assert list(order.again) == ["a0"] and host.names() == "a0 b1"
+    assert host.offer("z", "c0 c1") == "c0 c1" and list(order.gone_again) == ["a0"]
+    assert host.offer("v", "a0") == "a0"
+    assert list(order.once) == ["c1", "a0"] and list(order.gone_again) == []

@@ -256,6 +256,68 @@ def test_who_comes_back_needs_room_for_its_next_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("timing", "expected"),
+    [
+        ("before_step", ["A8 used 4", "B4 -A used 1", "A8 +A used 4"]),
+        ("background", ["A8 used 4", "-A used 4", "B4 used 1", "+A used 4", "A8 used 4"]),
+    ],
+)
+def test_half_a_prompt_comes_back_to_the_blocks_that_it_had(
+    timing: str, expected: list[str]
+) -> None:
+    """A's prompt takes all four blocks and, in two chunks, 6 s: its level is the third. B, in the
+    first, moves it out after one chunk. The other chunk needs no block beside those of the prompt.
+    """
+    lines = iterations(
+        fastserve(max_num_batched_tokens=8, swap_timing=timing),
+        {"A": (16, 1), "B": (4, 1)},
+        {"B": 2},
+        blocks=4,
+        cost=FakeCost(per_chunk_token=0.25, copy=1.0),
+    )
+    assert lines == expected
+
+
+def test_who_comes_back_after_its_prompt_needs_room_for_its_next_token() -> None:
+    """Quanta of 1, 2, ... s. A leaves with a prompt of two full blocks. At 3 s C has ended, B is
+    passed over with one block, and as many as A had are free: it needs a third.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, base_quantum_ms=1000.0, swap_timing="before_step"),
+        {"A": (8, 2), "B": (2, 2), "C": (4, 1)},
+        {"B": 2, "C": 3},
+        blocks=3,
+    )
+    assert lines == ["A8 used 2", "B2 -A used 1", "C4 used 2", "-B +A A used 3", "+B B used 1"]
+
+
+def test_growth_takes_the_blocks_of_the_last_that_is_passed_over() -> None:
+    """One place. A is passed over from 2 s on, B from 4 s on, both in the second level; at 5 s C
+    needs a block and none is left.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, proactive=False, swap_timing="before_step"),
+        {"A": (4, 4), "B": (4, 4), "C": (4, 2)},
+        {"B": 2, "C": 4},
+        blocks=5,
+    )
+    assert lines == [
+        *("A4 used 1", "A used 2", "B4 used 3", "B used 4", "C4 used 5", "-B C used 4"),
+        *("A used 2", "A used 2", "+B B used 2", "B used 2"),
+    ]
+
+
+def test_who_cannot_be_replaced_keeps_its_place() -> None:
+    """One place. From 2 s on B is in a better level than A, but lacks a block, and the host has no
+    room for A.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, host_blocks=2
+    )
+    assert lines == ["A8 used 2", *["A used 3"] * 4, "B8 used 2", "B used 3"]
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("base_quantum_ms", 0.0, "above 0, got 0"),

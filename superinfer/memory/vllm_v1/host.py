@@ -61,7 +61,7 @@ class HostBlocks:
         for key in keys:
             copy = self._copy(key)
             copy.refs = 0
-            self._now_idle(copy)
+            self.idle_blocks += 1
 
     def pin(self, user: User, start: int, keys: Items[Key]) -> None:
         """A request reads its blocks from `start` on, which are readable."""
@@ -79,7 +79,7 @@ class HostBlocks:
             copy = self._copy(key)
             copy.refs -= 1
             if not copy.refs:
-                self._now_idle(copy)
+                self.idle_blocks += 1
 
     def leave(self, user: User) -> None:
         """A request has ended."""
@@ -91,10 +91,6 @@ class HostBlocks:
         copy = self.order.get(key)
         assert copy is not None
         return copy
-
-    def _now_idle(self, copy: Copy) -> None:
-        self.idle_blocks += 1
-        self.order.idle(copy)
 
     def _note(self, user: User, start: int, keys: Items[Key], which: AbstractSet[Key]) -> None:
         """The request uses `which` of its blocks from `start` on."""

@@ -82,10 +82,6 @@ class CopyOrder(Protocol):
         """`user` meets these blocks for the first time; some may be about to be inserted."""
         ...
 
-    def idle(self, copy: Copy) -> None:
-        """Nobody writes or reads it any more."""
-        ...
-
     def left(self, keys: Items[Key], user: User) -> None:
         """`user` has ended; `keys` are all that it used, from its first block on."""
         ...
@@ -139,9 +135,6 @@ class LruOrder:
             copy = self._copies.get(key)
             if copy is not None and copy.rank < rank:
                 self._join(copy, rank)
-
-    def idle(self, copy: Copy) -> None:
-        """Nothing: who is idle is seen when room is needed."""
 
     def left(self, keys: Items[Key], user: User) -> None:
         """All to the end."""
@@ -268,9 +261,6 @@ class ArcOrder:
 
     def used(self, keys: Items[Key], user: User) -> None:
         """Nothing: it counts when the request has ended."""
-
-    def idle(self, copy: Copy) -> None:
-        """Nothing: who is idle is seen when room is needed."""
 
     def left(self, keys: Items[Key], user: User) -> None:
         """What it only stored moves to the end of its part, what it found moves to `again`."""

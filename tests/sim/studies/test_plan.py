@@ -234,6 +234,28 @@ def test_of_equally_many_gpus_the_cheapest_comes_first_and_the_unpriced_last() -
     assert [each.device for each in plan.found()] == ["free", "cheap", "dear", "unpriced"]
 
 
+def test_gpus_are_counted_and_paid_rather_than_replicas() -> None:
+    """Two replicas of four GPUs at 3.6 an hour each: 28.8 an hour, in which 1,000 tokens a second
+    make 3.6 million. Three replicas of one GPU are fewer; the last candidate keeps no target.
+    """
+    config = load_config(None, [], trace="t.jsonl")
+    told = {4: [False, True], 1: [False, False, True, True], 2: [False] * 4}
+    candidates = []
+    for tp, answers in told.items():
+        search = Fewest(8)
+        for kept in answers:
+            search.tell(kept)
+        probes: dict[int, Any] = {2: {"rate": 1000.0}, 3: {"rate": 500.0}}
+        candidates.append(Candidate("dear", tp, config, search=search, probes=probes))
+    four, one, none = candidates
+    plan = Plan(config, PlanWish(("any",)), Prices("USD", {"dear": Price(3.6)}), candidates)
+    assert [(each.tp, each.replicas, each.gpus) for each in plan.found()] == [(1, 3, 3), (4, 2, 8)]
+    assert plan.per_hour(four) == pytest.approx(28.8)
+    assert plan.per_million(four, "rate") == pytest.approx(8.0)
+    assert plan.per_million(one, "rate") == pytest.approx(6.0)
+    assert (none.gpus, plan.per_hour(none), plan.per_million(none, "rate")) == (None, None, None)
+
+
 def test_targets_that_no_number_of_replicas_keeps(cli: Call) -> None:
     code, out, err = cli(
         *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),

@@ -43,7 +43,7 @@ from superinfer.draft import MAX_STEPS, Draft
 from superinfer.errors import ConfigError
 from superinfer.memory.base import Timing
 from superinfer.schedulers.base import Machine
-from superinfer.schedulers.fastserve_levels import Levels
+from superinfer.schedulers.fastserve_levels import LEAST_RATIO, Levels
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.parts import RankedQueue, check_positive, step_within
 from superinfer.sequence import Sequence, State
@@ -100,9 +100,10 @@ class FastServeScheduler(FcfsScheduler):
         """Learn the machine."""
         check_positive("base_quantum_ms", self.base_quantum_ms)
         check_positive("starvation_s", self.starvation_s)
-        if not self.quantum_ratio > 1:
+        if not self.quantum_ratio >= LEAST_RATIO:
             raise ConfigError(
-                f"scheduler.quantum_ratio: expected above 1, got {self.quantum_ratio:g}"
+                f"scheduler.quantum_ratio: expected at least {LEAST_RATIO}, "
+                f"got {self.quantum_ratio:g}"
             )
         if self.starvation_period_steps < 1:
             raise ConfigError(

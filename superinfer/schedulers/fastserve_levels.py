@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 from superinfer.sequence import Sequence
 
-MOST_LEVELS: Final = 64
-"""A quantum of so many doublings is never used up."""
+LEAST_RATIO: Final = 1.01
+"""Of a quantum over the one above it; with less there is no end of levels."""
 
 
 class Levels:
     """Levels of growing quanta of running time; there is no lowest one."""
 
     def __init__(self, base_quantum_s: float, quantum_ratio: float) -> None:
-        self._base_quantum_s, self._ratio = base_quantum_s, quantum_ratio
+        self._ratio = quantum_ratio
+        self._quanta_s = [base_quantum_s]
+        """Of the first levels, as many as somebody asked for."""
         self._turns: dict[Sequence, Turn] = {}
         self._alarms = Alarms()
         """When the running ones have used their quanta."""
@@ -28,10 +31,9 @@ class Levels:
 
     def first_covering(self, seconds: float) -> int:
         """The first level whose quantum is so long."""
-        level = 0
-        while self._quantum_s(level) < seconds and level < MOST_LEVELS:
-            level += 1
-        return level
+        while self._quanta_s[-1] < seconds:
+            self._add_level()
+        return bisect_left(self._quanta_s, seconds)
 
     def enter(self, seq: Sequence, level: int) -> None:
         """A request arrives in a level."""
@@ -103,7 +105,16 @@ class Levels:
     # -- inside ---------------------------------------------------------------------------------
 
     def _quantum_s(self, level: int) -> float:
-        return float(self._base_quantum_s * self._ratio ** min(level, MOST_LEVELS))
+        while len(self._quanta_s) <= level:
+            self._add_level()
+        return self._quanta_s[level]
+
+    def _add_level(self) -> None:
+        try:
+            growth = float(self._ratio ** len(self._quanta_s))
+        except OverflowError:
+            growth = inf
+        self._quanta_s.append(self._quanta_s[0] * growth)
 
 
 @dataclass(slots=True, eq=False)

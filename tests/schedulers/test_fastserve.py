@@ -322,7 +322,7 @@ def test_who_cannot_be_replaced_keeps_its_place() -> None:
     [
         ("base_quantum_ms", 0.0, "above 0, got 0"),
         ("starvation_s", -1.0, "above 0, got -1"),
-        ("quantum_ratio", 1.0, "above 1, got 1"),
+        ("quantum_ratio", 1.0, "at least 1.01, got 1"),
         ("starvation_period_steps", 0, "at least 1, got 0"),
     ],
 )

@@ -6,7 +6,7 @@ from math import inf
 
 from harness import request
 
-from superinfer.schedulers.fastserve_levels import MOST_LEVELS, Levels
+from superinfer.schedulers.fastserve_levels import Levels
 from superinfer.sequence import Sequence
 
 
@@ -54,10 +54,19 @@ def test_who_has_not_run_for_so_long_rises_with_a_whole_quantum() -> None:
     assert levels.lift(5.9375, 1.0) == []
 
 
-def test_no_quantum_is_looked_for_without_end() -> None:
+def test_the_first_level_that_covers_a_time() -> None:
     levels = Levels(2.0, 2.0)
-    assert [levels.first_covering(seconds) for seconds in (2.0, 2.0625, 8.0)] == [0, 1, 2]
-    assert levels.first_covering(inf) == MOST_LEVELS
+    assert [levels.first_covering(seconds) for seconds in (2.0, 2.0625, 8.0, 1.0)] == [0, 1, 2, 0]
+    assert levels.first_covering(inf) == 1023  # where 2 x 2^l is no number any more
+
+
+def test_quanta_that_grow_slowly_grow_without_end() -> None:
+    """1.125^78 is 9,770 and 1.125^79 10,991: level 79 is the first one of three hours."""
+    levels = Levels(1.0, 1.125)
+    assert levels.first_covering(3 * 3600.0) == 79
+    seq = arrived(levels, 79)
+    levels.start(seq, 0.0)
+    assert levels.next_sink_s() == 1.125**79 > 3 * 3600.0 > 1.125**78
 
 
 def test_who_has_ended_is_counted_no_more() -> None:

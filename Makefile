@@ -17,11 +17,11 @@ run: $(COMPILED)
 test: $(EXEC)
 	$(BIN)/pytest -n 2 -m "not slow and not gpu" --durations=5 --durations-min=2
 
-## The slow tests, two at a time: first half and second half, then each from what the other has left.
+## The slow tests, two at a time: each takes a half, and who is done first goes on with the other's.
 test-slow: compile $(EXEC)
 	@$(BIN)/pytest -m slow --collect-only -qq > /dev/null 2>&1; \
 	if [ $$? -eq 5 ]; then echo "There are no slow tests."; \
-	else $(BIN)/pytest -n 2 --dist worksteal -m slow -rs --durations=5; fi
+	else $(BIN)/pytest -n 2 --dist worksteal -m slow --durations=5; fi
 
 ## Turn the modules of the hot path into machine code, unless they are that already.
 compile: $(STAMP)

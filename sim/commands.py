@@ -161,9 +161,11 @@ def _write_timeline(
     write_timeline(sinks, path, record=metrics.record, copy_s=copy_seconds(config))
     shown, submitted = (sum(found) for found in zip(*map(_shown, sinks), strict=True))
     if shown < submitted:
-        each = f": the first {sinks[0].max_requests:,} of each replica"
-        first, of = ("the first ", "") if len(sinks) == 1 else ("", each)
-        say(f"{path.name} shows {first}{shown:,} of {submitted:,} requests{of}")
+        said = f"{shown:,} of {submitted:,} requests"
+        if len(sinks) == 1:
+            say(f"{path.name} shows the first {said}")
+        else:
+            say(f"{path.name} shows {said}: the first {sinks[0].max_requests:,} of each replica")
     return path
 
 

@@ -87,7 +87,7 @@ Arm = Annotated[
     list[Path] | None,
     typer.Option("--arm", metavar="FILE", help="TOML configuration to lay over --config."),
 ]
-# Gates and summaries have shares of one: nobody who asks for 0.99 means less than one in a hundred.
+# Gates and summaries have shares of one: who asks here for 0.99 or 1 means nearly all or all.
 Attainment = Annotated[
     float,
     typer.Option(metavar="A", min=2, max=100, help="Share that is to meet its targets, in %."),

@@ -20,14 +20,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 EXAMPLES = Path(__file__).with_name("prices.toml")
 
 
-class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Price(msgspec.Struct, frozen=True):
     """Of one GPU."""
 
     per_gpu_hour: Annotated[float, Meta(ge=0, le=1e9)]
     source: str = "not named"
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class _File(msgspec.Struct, frozen=True):
     version: int
     currency: str = "USD"
     devices: dict[str, Any] = {}
@@ -72,9 +72,11 @@ def load_prices(file: Path | None = None, devices: Sequence[str] = ()) -> Prices
 
 
 def _read(path: Path) -> Prices:
-    found = _entry(path, "", read_toml(path), _File)
-    if found.version != 1:
-        raise InputError(f"version: expected 1, got {found.version}", file=str(path))
+    table = read_toml(path)
+    if table.get("version", 1) != 1:
+        got = shown_value(table["version"])
+        raise InputError(f"version: expected 1, got {got}", file=str(path))
+    found = _entry(path, "", table, _File)
     devices = {
         name: _entry(path, f"devices.{name}.", table, Price)
         for name, table in found.devices.items()

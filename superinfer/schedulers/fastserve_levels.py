@@ -11,7 +11,7 @@ from typing import Final
 from superinfer.sequence import Sequence
 
 LEAST_RATIO: Final = 1.01
-"""Of a quantum over the one above it; with less there is no end of levels."""
+"""Of a quantum over the one above it; nearer to 1 too many levels come before a long one."""
 
 
 class Levels:

@@ -19,6 +19,8 @@ from traces.source import RecordError, Source
 
 _DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
 """What divides columns in place of a comma, as a shell takes it."""
+MOST_ROW_LINES = 2_000
+"""That a row of a CSV has, with cells of several lines."""
 _DEEPEST = 8
 """Objects in one another whose names are told."""
 
@@ -163,22 +165,23 @@ def _cells(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] 
     Behind a bad row all goes on in the next line: to a quote that is never closed the rest of the
     file would be one row.
     """
-    begin = 0
-    while begin < len(lines):
-        start, broken = begin, list[RecordError]()
-        reader = csv.reader(_text(lines, start, broken), delimiter=delimiter, strict=True)
+    text = _Text(lines)
+    while text.begin < len(lines):
+        start, broken = text.begin, text.broken
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             for cells in reader:
-                begin = start + reader.line_num
+                text.begin = start + reader.line_num
                 if broken:
-                    yield begin, broken[0]
+                    yield text.begin, broken[0]
                     broken.clear()
                 elif any(cell.strip() for cell in cells):
-                    yield begin, [cell.strip() for cell in cells]
+                    yield text.begin, [cell.strip() for cell in cells]
             return
         except csv.Error as error:
-            begin += 1
-            yield begin, _alone(lines[begin - 1].decode(), delimiter, error)
+            text.begin += 1
+            broken.clear()
+            yield text.begin, _alone(lines[text.begin - 1].decode(), delimiter, error)
 
 
 def _alone(line: str, delimiter: str, error: csv.Error) -> list[str] | RecordError:
@@ -192,18 +195,32 @@ def _alone(line: str, delimiter: str, error: csv.Error) -> list[str] | RecordErr
     except csv.Error:
         return RecordError("", f"expected a row of a CSV, got: {error}")
     if rows.line_num > 1:
-        return RecordError("", f"expected a row of a CSV, got a quote that stays open: {error}")
+        said = f" ({error})" if "limit" in str(error) else ""
+        got = f"a quote that stays open, or text behind one that closes{said}"
+        return RecordError("", f"expected a row of a CSV, got {got}")
     return [cell.strip() for cell in cells]
 
 
-def _text(lines: list[bytes], start: int, broken: list[RecordError]) -> Iterator[str]:
-    """Lines with their ends; into `broken` goes what is wrong with one, when it is read."""
-    for index in range(start, len(lines)):
-        try:
-            yield f"{lines[index].decode()}\n"
-        except UnicodeDecodeError as error:
-            broken.append(not_utf8(error))
-            yield "\n"
+class _Text:
+    """Lines with their ends, from the one on where a row begins."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.begin = 0
+        """Where the next row begins."""
+        self.broken: list[RecordError] = []
+        """What is wrong with lines that were read."""
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[str]:
+        for index in range(self.begin, len(self._lines)):
+            # Else each of many rows with an odd quote would be looked for to the end of the file.
+            if index - self.begin >= MOST_ROW_LINES:
+                raise csv.Error(f"a row above the limit of {MOST_ROW_LINES:,} lines")
+            try:
+                yield f"{self._lines[index].decode()}\n"
+            except UnicodeDecodeError as error:
+                self.broken.append(not_utf8(error))
+                yield "\n"
 
 
 def _check_header(header: list[str], columns: Sequence[str], source: Source, line: int) -> None:

@@ -88,7 +88,7 @@ def imported(place: str, target: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a module of the user's raises
-        alone = "; what a notebook defines is in no other process: put it into a file for those"
+        alone = "; what a notebook defines is in no other process, but what a file defines is"
         hint = alone if module == "__main__" else ""
         raise ConfigError(f"{place}: cannot import: {_why(error)}{hint}") from None
 

@@ -118,7 +118,7 @@ def test_examples_are_in_one_currency(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("version = ", "expected TOML"),
-        ("version = 2", "version: expected 1, got 2"),
+        ("version = 2\nnew = 3", "version: expected 1, got 2"),
         (
             "version = 1\n[devices.h100]\nper_gpu_hour = -1",
             "devices.h100.per_gpu_hour: expected a number >= 0, got -1",

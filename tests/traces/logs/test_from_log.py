@@ -11,6 +11,7 @@ import pytest
 
 from superinfer.errors import ConfigError, InputError
 from traces.convert import lines_of
+from traces.logs import log_rows
 from traces.logs.from_log import Columns, Log, read_log
 from traces.readers import read_trace
 
@@ -47,17 +48,32 @@ def test_a_csv_in_any_order_of_time(tmp_path: Path) -> None:
     assert [each.tenant for each in found.records] == ["c", "a,b", "c"]
 
 
+OPEN = "a quote that stays open, or text behind one that closes"
+
+
 def test_a_quote_that_stays_open(tmp_path: Path) -> None:
     """It costs its own line, and not all that come behind it."""
     rows = [f"2026-11-02T09:00:{second:02},5,{second + 1},c" for second in range(60)]
     rows[3] = '2026-11-02T09:00:03,5,4,"Mozilla'
-    words = ":5: expected a row of a CSV, got a quote that stays open: unexpected end of data"
+    words = f":5: expected a row of a CSV, got {OPEN}"
     assert fault(tmp_path, HEADER + "\n".join(rows), CSV) == words
     found = log(tmp_path, HEADER + "\n".join(rows), CSV, skip_bad=True)
     assert (len(found.records), found.skipped) == (59, 1)
     rows[9] = '2026-11-02T09:00:09,5,10,"x" "y'  # ends what began, but not as a cell ends
     found = log(tmp_path, HEADER + "\n".join(rows), CSV, skip_bad=True)
     assert (len(found.records), found.skipped) == (59, 1)
+
+
+def test_a_row_is_looked_for_in_so_many_lines_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row without its first quote opens another one, so that none ever ends."""
+    monkeypatch.setattr(log_rows, "MOST_ROW_LINES", 5)
+    rows = '2026-11-02T09:00:00,5,6,"a\nb\n\nd\ne"\n' + '2026-11-02T09:00:01","5","6","c"\n' * 20
+    found = log(tmp_path, HEADER + rows, replace(CSV, tenant="app"), skip_bad=True)
+    assert ([each.tenant for each in found.records], found.skipped) == (["a\nb\n\nd\ne"], 20)
+    text = HEADER + '2026-11-02T09:00:00,5,6,"a' + "\n" * 5 + 'b"\n'
+    assert f"got {OPEN} (a row above the limit of 5 lines)" in fault(tmp_path, text, CSV)
 
 
 def test_cells_of_several_lines_and_with_blanks_around_quotes(tmp_path: Path) -> None:

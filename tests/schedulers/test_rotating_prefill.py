@@ -18,7 +18,7 @@ from schedulers.test_paying import Reading
 from superinfer.schedulers.rotating.deadlines import job_of
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.triage import Work, given_up
-from superinfer.schedulers.rotating.urgency import judged, work_of
+from superinfer.schedulers.rotating.urgency import LOST_WEIGHT, judged, work_of
 from superinfer.sequence import Sequence
 
 CHUNKY = FakeCost(step=2**-6, per_chunk_token=2**-10)
@@ -288,6 +288,15 @@ def test_no_less_is_given_up_than_the_one_that_came_last_takes() -> None:
         (Work(8.0, 7.0, False, 10.0), "last"),
     ]
     assert given_up(jobs) == ["short", "long"]
+
+
+@pytest.mark.parametrize("light", [0.1, LOST_WEIGHT])
+def test_nobody_is_given_up_for_who_is_late_by_itself(light: float) -> None:
+    """The last one takes six units and is due after three. Whoever comes before it takes more for
+    its weight, and would be lost for nothing.
+    """
+    jobs = [(Work(2.0, 1.0, False, light), "early"), (Work(3.0, 6.0, False), "late")]
+    assert given_up(jobs) == ["late"]
 
 
 @pytest.mark.parametrize(("weight", "late"), [(1.0, ["r0"]), (10.0, ["r1", "r2", "r3"])])

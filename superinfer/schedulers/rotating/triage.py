@@ -32,11 +32,16 @@ class Work(NamedTuple):
 
 
 def given_up(jobs: Iterable[tuple[Work, _T]]) -> list[_T]:
-    """Who is given up, of jobs in order of their deadlines; those under way never are."""
+    """Who is given up, of jobs in order of their deadlines; those under way never are. One that is
+    late by itself goes at once: nobody else would save it.
+    """
     taken: list[_Taken] = []
     names: list[_T] = []
     dropped, done = [], 0.0
     for work, name in jobs:
+        if work.work > work.due and not work.fixed:
+            dropped.append(name)
+            continue
         done += work.work
         names.append(name)
         if not work.fixed:

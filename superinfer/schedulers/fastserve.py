@@ -152,10 +152,7 @@ class FastServeScheduler(FcfsScheduler):
 
     def until_s(self, now: float) -> float:
         """The next time that somebody sinks, if others could gain by it."""
-        if self._all_run:
-            return inf
-        time_s = self._levels.next_sink_s()
-        return time_s if time_s > now else inf
+        return inf if self._all_run else self._levels.next_sink_s()
 
     def steps(self, draft: Draft) -> int:
         """Until the next look for starving requests, or until blocks have to be kept free. While
@@ -165,11 +162,12 @@ class FastServeScheduler(FcfsScheduler):
             return 1
         if self._all_run:
             return MAX_STEPS
-        steps = self.starvation_period_steps - self._step(draft) % self.starvation_period_steps
+        period = self.starvation_period_steps
+        steps = min(period - self._step(draft) % period, MAX_STEPS)
         if not (self.proactive and self._parked_seqs):
-            return min(steps, MAX_STEPS)
+            return steps
         spare = draft.available - self.max_num_seqs
-        return max(1, draft.batch.steps_within(spare, min(steps, MAX_STEPS)))
+        return max(1, draft.batch.steps_within(spare, steps))
 
     @property
     def _all_run(self) -> bool:
@@ -232,7 +230,7 @@ class FastServeScheduler(FcfsScheduler):
         taken = self._take_in_place(draft, seq)
         if loser.state is not State.PARKED:
             return taken  # moved out to make room
-        if not taken and draft.mark()[0] == mark[0] + 1:
+        if draft.mark()[0] == mark[0] + 1:  # for nothing
             draft.rollback(mark)
             del self._parked_seqs[loser]
             self.running.add(loser)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
-from harness import FakeCost, iterations, make_engine
+from harness import BlockingDriver, FakeCost, iterations, make_engine, request
 
+from superinfer.draft import MAX_STEPS
+from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.plan import Plan
 from superinfer.schedulers.fastserve import FastServeScheduler
 
 
@@ -315,6 +320,159 @@ def test_who_cannot_be_replaced_keeps_its_place() -> None:
         fastserve(max_num_seqs=1), {"A": (8, 5), "B": (8, 2)}, {"B": 2}, blocks=4, host_blocks=2
     )
     assert lines == ["A8 used 2", *["A used 3"] * 4, "B8 used 2", "B used 3"]
+
+
+@pytest.mark.parametrize(
+    ("timing", "prompt", "expected"),
+    [
+        ("before_step", 8, ["-E +A A used 6", "A used 6", "D used 3", "D used 3", "+E E used 2"]),
+        ("before_step", 12, ["-E -D +A A used 4", "A used 4", "+D D used 3", "D used 3"]),
+        ("background", 8, ["-E used 5", "+A used 6", "A used 6"]),
+        ("background", 12, ["-E -D used 5", "+A used 4", "A used 4"]),
+    ],
+)
+def test_where_nothing_runs_no_more_leave_than_the_first_needs(
+    timing: str, prompt: int, expected: list[str]
+) -> None:
+    """One place. A goes to the host for B, and every other stands aside for the next one when its
+    quantum is over. When C has ended, A lacks two or three blocks; E, the last that is passed over,
+    has two and D before it three. Beside the computation, too, nobody else goes while that copy is
+    under way.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=1, quantum_ratio=100.0, proactive=False, swap_timing=timing),
+        {"A": (prompt, 4), "B": (16, 2), "D": (8, 4), "E": (4, 4), "C": (4, 1)},
+        {"B": 2, "D": 4, "E": 6, "C": 8},
+        blocks=6,
+        cost=FakeCost(copy=float(timing == "background")),
+    )
+    end = lines.index("C4 used 6") + 1
+    assert lines[end : end + len(expected)] == expected
+
+
+def test_while_somebody_runs_those_of_one_level_keep_their_blocks() -> None:
+    """Two places. A goes to the host for B, and D, of three blocks, stands aside for C. When C has
+    ended, at 7 s, R, A and D are in one level and in this order; A lacks a block of those that D
+    has, and waits until R has ended.
+    """
+    lines = iterations(
+        fastserve(max_num_seqs=2, quantum_ratio=100.0, proactive=False, swap_timing="before_step"),
+        {"R": (1, 12), "A": (8, 4), "B": (16, 2), "D": (8, 4), "C": (4, 1)},
+        {"B": 2, "D": 5, "C": 7},
+        blocks=8,
+    )
+    assert lines[6:] == [
+        *("C4 R used 6", "R used 5", *["R used 6"] * 4),
+        *("+A AD used 6", "AD used 6"),
+    ]
+
+
+# -- slices ---------------------------------------------------------------------------------------
+
+
+def slices(
+    scheduler: FastServeScheduler,
+    jobs: dict[str, tuple[int, int]],
+    arrivals_s: dict[str, float],
+    *,
+    blocks: int,
+    also: Callable[[Engine, Plan], None] | None = None,
+    **engine: Any,
+) -> list[tuple[float, int, float]]:
+    """When each plan was made, how many steps it may take, and until when."""
+    seen: list[tuple[float, int, float]] = []
+
+    def note(core: Engine, plan: Plan) -> None:
+        seen.append((plan.now, plan.steps, plan.until))
+        if also is not None:
+            also(core, plan)
+
+    made = [
+        request(index, prompt, 0, arrivals_s.get(name, 0.0), name)
+        for index, (name, (prompt, _)) in enumerate(jobs.items())
+    ]
+    core = make_engine(scheduler, blocks, host_blocks=64, **engine)
+    BlockingDriver(core, made, [answer for _, answer in jobs.values()], note).run()
+    return seen
+
+
+def test_a_slice_ends_where_a_quantum_or_a_period_does() -> None:
+    """One place. A computes its prompt in the first of ten steps and may decode in the nine others
+    while B waits, but sinks at 2 s. B would sink at 4 s, and its second token takes the block that
+    is to be kept free. Who is alone runs on as long as memory lasts, ten more tokens.
+    """
+    scheduler = fastserve(max_num_seqs=1, starvation_period_steps=10)
+    assert slices(scheduler, {"A": (4, 6), "B": (4, 2)}, {}, blocks=4) == [
+        *((0.0, 1, inf), (1.0, 9, 2.0)),
+        *((2.0, 1, inf), (3.0, 1, 4.0)),
+        *((4.0, 1, inf), (5.0, 10, inf)),
+    ]
+
+
+def test_no_slice_is_longer_than_any_may_be() -> None:
+    scheduler = fastserve(max_num_seqs=1, starvation_period_steps=5000)
+    seen = slices(scheduler, {"A": (4, 3), "B": (4, 1)}, {}, blocks=2000)
+    assert seen[1] == (1.0, MAX_STEPS, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("proactive", "then"),
+    [(True, [(4.0, 7, 204.0), (11.0, 1, 204.0), (12.0, 1, 204.0)]), (False, [(4.0, 11, 204.0)])],
+)
+def test_a_slice_ends_where_blocks_have_to_be_kept_free(
+    proactive: bool, then: list[tuple[float, int, float]]
+) -> None:
+    """One place. From 2 s on A is passed over with two of six blocks. At 4 s B sinks with two: it
+    may take one more, for its tokens 9 to 12, and the last one with the next step, at 11 s. At 12 s
+    A is moved out. Where nothing is kept free B goes on until it needs a seventh.
+    """
+    scheduler = fastserve(
+        max_num_seqs=1, quantum_ratio=100.0, starvation_period_steps=500, proactive=proactive
+    )
+    seen = slices(scheduler, {"A": (4, 4), "B": (4, 14)}, {"B": 1.5}, blocks=6)
+    assert [one for one in seen if 4.0 <= one[0] < 13.0] == then
+
+
+LEAVING = {"A": (4, 12), "B": (4, 12), "C": (15, 1)}
+
+
+def test_who_grows_while_copies_are_under_way_may_have_to_leave_too() -> None:
+    """C needs four of six blocks and A and B, a level lower, have two each. At 2 s B starts for the
+    host, which takes five seconds: that will do. At 5 s A needs a third block, and then it will
+    not, so A leaves as well; C starts at 7 s.
+    """
+    scheduler = fastserve(quantum_ratio=100.0, starvation_period_steps=500)
+    leaving: list[tuple[float, str]] = []
+
+    def note(_: Engine, plan: Plan) -> None:
+        leaving.extend(
+            (plan.now, change.sequence.request.request_id)
+            for change in plan.changes
+            if change.kind == "swap_out"
+        )
+
+    seen = slices(scheduler, LEAVING, {"C": 1.5}, blocks=6, also=note, cost=FakeCost(copy=5.0))
+    assert leaving[:2] == [(2.0, "B"), (5.0, "A")]
+    assert seen[:6] == [
+        *((0.0, 1, inf), (1.0, 8, inf)),
+        *((2.0, 1, 202.0), (3.0, 1, 202.0), (4.0, 1, 202.0)),
+        (5.0, 1, inf),
+    ]
+
+
+def test_the_copy_of_one_that_has_ended_cuts_no_slice() -> None:
+    """As before, but B, on its way to the host, and C are cancelled in the step from 3 s on. A is
+    alone, with seven tokens and room for nine more, until at 7 s B's copy lands.
+    """
+
+    def give_up(core: Engine, plan: Plan) -> None:
+        if plan.now == 3.0:
+            for seq in list(core.live)[1:]:
+                core.cancel(seq, plan.now)
+
+    scheduler = fastserve(quantum_ratio=100.0, starvation_period_steps=500)
+    seen = slices(scheduler, LEAVING, {"C": 1.5}, blocks=6, also=give_up, cost=FakeCost(copy=5.0))
+    assert seen[3:] == [(3.0, 1, 202.0), (4.0, 9, inf), (7.0, 14, inf)]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import FakeCost, iterations, make_engine
+from harness import BlockingDriver, FakeCost, iterations, make_engine, request
 
+from superinfer.draft import Draft
+from superinfer.engine import Engine
 from superinfer.errors import ConfigError
+from superinfer.memory.vllm_v1.offload import OffloadingCache
+from superinfer.memory.vllm_v1.orders import User
 from superinfer.memory.vllm_v1.policy import VllmV1Memory
+from superinfer.plan import Outcome
+from superinfer.request import Request
 from superinfer.schedulers.fcfs import FcfsScheduler
 from superinfer.schedulers.vllm_v1 import VllmV1Scheduler
+from superinfer.sequence import Sequence, State
 
 TEXTS = {name: tuple(range(start, start + 16)) for name, start in (("a", 0), ("b", 100))}
 
@@ -191,6 +198,176 @@ def test_a_prefix_on_the_device_is_offered_again() -> None:
     lines, copies = play({"a": ("a", 16, 3), "c": ("a", 9, 1)}, {"c": 5}, blocks=9, host_blocks=2)
     assert lines == ["a16 used 4", "a used 5", "a used 5", "c1 used 3", " used 0"]
     assert copies == [(4.5, "backup", "", 2)]
+
+
+ANSWERS_TOO = VllmV1Memory(offload=True, offload_prompt_only=False)
+
+
+def test_who_runs_first_offers_first() -> None:
+    """The order is that in which requests run for the first time. `c` came before `d`, but only
+    loads while `d` starts. At 5 s `d` completes a block with a decode and `c` two with a chunk.
+    """
+    lines, copies = play(
+        {"a": ("a", 16, 1), "b": ("b", 28, 1), "c": ("a", 24, 1), "d": ("", 6, 4)},
+        {"b": 2, "c": 4, "d": 4},
+        blocks=10,
+        copy_s=1.75,
+        memory=ANSWERS_TOO,
+        host_blocks=32,
+    )
+    assert lines[3:6] == ["d6 used 6", "d used 6", "c8 d used 8"]
+    assert [(kind, blocks) for time_s, kind, _, blocks in copies if time_s == 6.0] == [
+        ("backup", 1),
+        ("backup", 2),
+    ]
+
+
+def test_who_has_run_keeps_its_place_among_those_who_offer() -> None:
+    """With its second chunk `d` completes two blocks, and `e`, behind it, one with a decode."""
+    lines, copies = play(
+        {"d": ("", 24, 1), "e": ("b", 3, 4)},
+        {},
+        blocks=12,
+        memory=ANSWERS_TOO,
+        long_prefill_token_threshold=8,
+    )
+    assert lines[:2] == ["d8 e3 used 3", "d8 e used 5"]
+    assert [(time_s, blocks) for time_s, _, _, blocks in copies[:3]] == [
+        (1.0, 2),
+        (2.0, 2),
+        (2.0, 1),
+    ]
+
+
+def test_what_can_never_run_offers_nothing() -> None:
+    assert play({"a": ("a", 64, 1)}, {}, blocks=8) == ([], [])
+
+
+def slices(jobs: list[tuple[Request, int]], memory: VllmV1Memory, **engine: Any) -> tuple[Any, Any]:
+    """When plans were made and their steps, and what was copied when."""
+    events: list[tuple[Any, ...]] = []
+    seen: list[tuple[float, int]] = []
+    core = make_engine(
+        VllmV1Scheduler(max_num_batched_tokens=16, max_num_seqs=8),
+        16,
+        memory=memory,
+        prefix_caching=True,
+        sink=events.append,
+        **engine,
+    )
+    BlockingDriver(
+        core,
+        [job for job, _ in jobs],
+        [answer for _, answer in jobs],
+        lambda _, plan: seen.append((plan.now, plan.steps)),
+    ).run()
+    cache = core.prefix
+    assert isinstance(cache, OffloadingCache) and not cache._behind and not cache._users
+    return seen, [(event[0], event[3]) for event in events if event[1] == "backup"]
+
+
+def test_a_slice_ends_where_a_block_of_an_answer_is_full() -> None:
+    """A prompt of 6 tokens, whose second block is full with the step from 2 s on, and the next ones
+    four steps later each: what that step completes is copied from the next plan on. Copies land at
+    once, and end a slice as well.
+    """
+    seen, backups = slices([(request(0, 6, 0), 11)], ANSWERS_TOO, host_blocks=16)
+    assert seen == [
+        *((0.0, 1), (1.0, 1), (2.0, 1)),
+        *((3.0, 3), (4.0, 2), (6.0, 1)),
+        *((7.0, 3), (8.0, 2), (10.0, 1)),
+        (11.0, 1),
+    ]
+    assert backups == [(1.0, 1), (3.0, 1), (7.0, 1), (11.0, 1)]
+
+
+def test_what_found_no_room_is_offered_in_each_step_until_it_does() -> None:
+    """The copies of the first request fill the host, and are being written from 1 to 4.5 s. The two
+    blocks of the second, which decodes from 2 s on, get in with the step from 5 s on. From then on
+    it runs as long as memory lasts, and is only looked at when its copy has landed, at 9.5 s.
+    """
+    jobs = [(request(0, 16, 0), 1), (request(1, 8, 0, 0.5), 14)]
+    seen, backups = slices(jobs, VllmV1Memory(offload=True), host_blocks=4, cost=FakeCost(copy=3.5))
+    assert backups == [(1.0, 4), (6.0, 2)]
+    assert seen == [*((float(step), 1) for step in range(6)), (6.0, 48), (10.0, 44)]
+
+
+# -- taken back -----------------------------------------------------------------------------------
+
+
+def with_a_text_on_the_host(blocks: int) -> tuple[Engine, OffloadingCache, list[Sequence]]:
+    """An engine with two requests of one text, all of which is on the host, and one token each."""
+    engine = make_engine(
+        VllmV1Scheduler(),
+        2 * blocks,
+        memory=VllmV1Memory(offload=True),
+        host_blocks=blocks,
+        prefix_caching=True,
+    )
+    cache = engine.prefix
+    assert isinstance(cache, OffloadingCache)
+    same: Any = {"hash_ids": tuple(range(blocks + 1)), "hash_block_tokens": 4}
+    one, other = (engine.submit(request(row, 4 * blocks + 1, 0, **same), 0.0) for row in range(2))
+    names = cache._keys(one.request, engine.keys(one), 0, blocks)
+    new = cache.copies.reserve(User(2), 0, names)
+    assert new == names
+    cache.copies.written(names)
+    return engine, cache, [one, other]
+
+
+def test_blocks_are_found_whole_strides_of_them() -> None:
+    """Up to where they are asked for, and from there on."""
+    _, cache, (seq, _) = with_a_text_on_the_host(150)
+    keys = seq.keys
+    assert keys is not None
+    for start, stop in ((0, 150), (3, 150), (0, 140), (70, 71)):
+        assert cache.find(seq.request, keys, start, stop) == stop - start
+    assert cache.find(seq.request, keys, 140, 160) == 10
+
+
+def test_a_load_that_is_taken_back_can_be_decided_again() -> None:
+    engine, _, (one, other) = with_a_text_on_the_host(4)
+    draft = Draft(engine, 0.0)
+    assert draft.host_prefix(one) == 4 and draft.try_load(one, 4)
+    assert draft.host_prefix(other) is None
+    draft.rollback()
+    assert (one.state, one.node, engine.pool.referenced) == (State.WAITING, None, 0)
+    assert draft.host_prefix(other) == draft.host_prefix(one) == 4
+    assert draft.try_load(other, 4) and draft.host_prefix(one) is None
+
+
+def loaded(engine: Engine) -> None:
+    """The load that the next plan begins is over."""
+    plan = engine.plan(0.0)
+    assert plan is not None and not plan.has_step
+    engine.complete(plan, Outcome(0.0))
+    engine.transferred(plan.background[0], 1.0)
+    engine.landings.take_in()
+
+
+def test_what_was_loaded_is_found_from_its_adoption_on() -> None:
+    """And no more when that is taken back."""
+    engine, _, (one, other) = with_a_text_on_the_host(4)
+    loaded(engine)
+    draft = Draft(engine, 1.0)
+    assert draft.cached_tokens(other) == 0
+    for _ in range(2):
+        draft.adopt(one)
+        changes = len(draft.changes)
+        draft.adopt(one)
+        assert (len(draft.changes), draft.cached_tokens(other)) == (changes, 16)
+        draft.rollback()
+        assert (len(draft.changes), draft.cached_tokens(other)) == (0, 0)
+
+
+@pytest.mark.parametrize(("adopt", "kept"), [(False, 0), (True, 4)])
+def test_what_was_loaded_and_not_adopted_goes_with_its_request(adopt: bool, kept: int) -> None:
+    engine, _, (one, _) = with_a_text_on_the_host(4)
+    loaded(engine)
+    if adopt:
+        Draft(engine, 1.0).adopt(one)
+    engine.cancel(one, 1.0)
+    assert (engine.pool.referenced, engine.pool.cached) == (0, kept)
 
 
 def test_what_does_not_fit_together_is_refused() -> None:

@@ -59,14 +59,14 @@ class Job:
 
 
 class OffloadTable(Table):
-    """What a sequence holds on the device, with the load that it came in by."""
+    """What a sequence holds on the device, with the load that it came in by. Its number is 0 until
+    it runs, and so has its place in the running queue.
+    """
 
-    __slots__ = ("entered", "job", "pending")
+    __slots__ = ("job", "pending")
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.entered = False
-        """Whether it has run, and so has its place in the running queue."""
+    def __init__(self) -> None:
+        super().__init__(0)
         self.job: Job | None = None
         self.pending = False
         """Whether what it loaded is still to become findable."""
@@ -137,7 +137,6 @@ class OffloadingCache(BlockCache):
         """As the protocol says."""
         assert node.job is not None
         self._loading.difference_update(node.job.keys)
-        node.job, node.pending = None, False
 
     def begin(self, job: Job) -> None:
         """As the protocol says."""
@@ -180,8 +179,7 @@ class OffloadingCache(BlockCache):
         offers: list[tuple[int, int, Sequence, int]] = []
         for seq, tokens, context, _ in chunks:
             table = seq.node
-            if not table.entered:
-                table.entered = True
+            if not table.number:
                 self._counter += 1
                 table.number = self._counter
             offers.append((table.number, seq.request.index, seq, context + tokens))
@@ -216,7 +214,7 @@ class OffloadingCache(BlockCache):
         if user is None:
             return
         start, stop = user.stored, self._offerable(seq, seq.computed_tokens)
-        keys = self._keys(seq.request, seq.keys or (), start, stop) if start < stop else []
+        keys = self._keys(seq.request, seq.keys or (), start, stop)
         self._left.append((user, start, keys))
 
     # -- inside -----------------------------------------------------------------------------------
@@ -228,8 +226,7 @@ class OffloadingCache(BlockCache):
         return user
 
     def _table(self) -> Table:
-        self._counter += 1
-        return OffloadTable(self._counter)
+        return OffloadTable()
 
     def _completing(self, batch: DecodeBatch) -> list[Sequence]:
         """Members whose last block is full after this step, and those that are behind."""

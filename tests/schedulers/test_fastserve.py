@@ -433,6 +433,37 @@ def test_a_slice_ends_where_blocks_have_to_be_kept_free(
     assert [one for one in seen if 4.0 <= one[0] < 13.0] == then
 
 
+def leaving(of: list[tuple[float, str]]) -> Callable[[Engine, Plan], None]:
+    """Notes who goes to the host, and when."""
+
+    def note(_: Engine, plan: Plan) -> None:
+        of.extend(
+            (plan.now, change.sequence.request.request_id)
+            for change in plan.changes
+            if change.kind == "swap_out"
+        )
+
+    return note
+
+
+def test_no_more_leave_beside_the_computation_than_are_kept_free() -> None:
+    """One place, and copies of two seconds. At 8 s A and D are passed over with two of six blocks
+    each, and C, which is alone in the step, has the other two: D, the last, starts for the host,
+    and A stays, for D's blocks will do. At 16 s C has taken them, too, and A leaves. B has come and
+    gone before.
+    """
+    gone: list[tuple[float, str]] = []
+    slices(
+        fastserve(max_num_seqs=1, quantum_ratio=100.0),
+        {"A": (4, 4), "B": (4, 2), "D": (4, 4), "C": (4, 12)},
+        {"B": 1.5, "D": 3.5, "C": 5.5},
+        blocks=6,
+        also=leaving(gone),
+        cost=FakeCost(copy=2.0),
+    )
+    assert gone == [(8.0, "D"), (16.0, "A")]
+
+
 LEAVING = {"A": (4, 12), "B": (4, 12), "C": (15, 1)}
 
 
@@ -441,18 +472,16 @@ def test_who_grows_while_copies_are_under_way_may_have_to_leave_too() -> None:
     host, which takes five seconds: that will do. At 5 s A needs a third block, and then it will
     not, so A leaves as well; C starts at 7 s.
     """
-    scheduler = fastserve(quantum_ratio=100.0, starvation_period_steps=500)
-    leaving: list[tuple[float, str]] = []
-
-    def note(_: Engine, plan: Plan) -> None:
-        leaving.extend(
-            (plan.now, change.sequence.request.request_id)
-            for change in plan.changes
-            if change.kind == "swap_out"
-        )
-
-    seen = slices(scheduler, LEAVING, {"C": 1.5}, blocks=6, also=note, cost=FakeCost(copy=5.0))
-    assert leaving[:2] == [(2.0, "B"), (5.0, "A")]
+    gone: list[tuple[float, str]] = []
+    seen = slices(
+        fastserve(quantum_ratio=100.0, starvation_period_steps=500),
+        LEAVING,
+        {"C": 1.5},
+        blocks=6,
+        also=leaving(gone),
+        cost=FakeCost(copy=5.0),
+    )
+    assert gone[:2] == [(2.0, "B"), (5.0, "A")]
     assert seen[:6] == [
         *((0.0, 1, inf), (1.0, 8, inf)),
         *((2.0, 1, 202.0), (3.0, 1, 202.0), (4.0, 1, 202.0)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections import abc
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from harness import FakeCost, make_engine
 from rotating_runs import Run, arriving, job_with, promised, rotating, run, told
 
+from superinfer.costs import Chunk
 from superinfer.schedulers.rotating.answers import JUDGED_AT_ONCE, AnswersDue
 from superinfer.schedulers.rotating.recent_steps import REMEMBERED, RecentSteps
 
@@ -68,22 +71,60 @@ def test_an_answer_that_is_given_up_is_no_late_first_token() -> None:
 # -- alone ----------------------------------------------------------------------------------------
 
 
-def answers(blocks: int = 64, **settings: Any) -> AnswersDue:
+def answers(blocks: int = 64, cost: FakeCost | None = None, **settings: Any) -> AnswersDue:
     """Of a device with so many blocks of four tokens, its steps a second long."""
     scheduler = rotating(**settings)
-    make_engine(scheduler, blocks, cost=FakeCost())
+    make_engine(scheduler, blocks, cost=cost or FakeCost())
     return AnswersDue(scheduler, scheduler._outlook)
 
 
 @pytest.mark.interpreted
-def test_only_answers_that_have_not_begun_are_judged() -> None:
+@pytest.mark.parametrize(
+    ("targets", "begun", "judged"),
+    [
+        ({"e2el_s": 1.0}, False, True),
+        ({"e2el_s": 1.0}, True, False),
+        ({"ttft_s": 1.0, "e2el_s": 1.0}, False, False),
+        ({"tpot_s": 1.0}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_only_answers_that_have_not_begun_are_judged(
+    targets: dict[str, Any], begun: bool, judged: bool
+) -> None:
+    """Beside one that has all the time, one that should have started before."""
     due = answers()
-    for index, targets in enumerate(({"ttft_s": 1.0, "e2el_s": 1.0}, {"tpot_s": 1.0}, {})):
-        due.add(job_with(index, 8, **targets))
-    begun = job_with(3, 8, e2el_s=1.0)
-    begun.seq.output_tokens = 1
-    due.add(begun)
-    assert due.late(100.0, 1) == []
+    first, other = job_with(0, 8, e2el_s=1e6), job_with(1, 8, **targets)
+    first.start_by_s, other.start_by_s = 1e6, 0.5
+    other.seq.output_tokens = int(begun)
+    for job in (first, other):
+        due.add(job)
+    assert due.late(100.0, 1) == ([other] if judged else [])
+
+
+@dataclass
+class DearContext(FakeCost):
+    """Chunks that cover more of their prompt take longer."""
+
+    def step_s(self, chunks: abc.Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+        covered = sum(chunk.context_tokens for chunk in chunks)
+        return super().step_s(chunks, decodes, context_tokens + covered)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("start_by_s", "late"), [(68.25, 0), (68.0, 1)])
+def test_what_an_answer_takes_of_the_device(start_by_s: float, late: int) -> None:
+    """One place. A prompt of 40 tokens is three budgets of 16, in the mean with half of it before
+    them: 1 + 16 / 16 + 20 / 8 s each, and 1/4 s of the host. A token takes 1 + 44 / 8 + 1/4 s, with
+    half of the answer of 8 behind the prompt. So the other one can start after 14.25 + 54 s.
+    """
+    cost = DearContext(per_chunk_token=2**-4, per_context_token=2**-3, host=2**-2)
+    due = answers(cost=cost, lengths="none", max_num_seqs=1)
+    for index, start_s in enumerate((0.0, start_by_s)):
+        job = job_with(index, 40, e2el_s=100.0 + index, max_tokens=8)
+        job.start_by_s = start_s
+        due.add(job)
+    assert len(due.late(0.0, 1)) == late
 
 
 @pytest.mark.interpreted

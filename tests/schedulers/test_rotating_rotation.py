@@ -76,6 +76,22 @@ def test_not_without_room_on_the_host() -> None:
     assert b_is_urgent(host_blocks=6)[4] == LEAVES[0]
 
 
+@pytest.mark.parametrize(("host_blocks", "line"), [(5, "AD used 6"), (6, "B14 -D -A used 7")])
+def test_nobody_leaves_where_the_host_has_no_room_for_all_who_would_have_to(
+    host_blocks: int, line: str
+) -> None:
+    """B needs eight of nine blocks, and A and D have three each."""
+    lines = iterations(
+        told({"A": 30, "D": 30, "B": 2}),
+        {"A": (8, 30), "D": (8, 30), "B": (28, 2)},
+        {"B": 5},
+        blocks=9,
+        requests={"A": STREAM, "D": STREAM, "B": promised(ttft_s=4.0)},
+        host_blocks=host_blocks,
+    )
+    assert lines[4] == line
+
+
 def test_not_over_a_slow_link() -> None:
     """Out and back takes 2 * 0.5 s: of a gap of 2.5 s, 0.5 + 1 + 1 s is not less, and of a gap of
     2.75 s, 0.55 + 1 + 1 s is.

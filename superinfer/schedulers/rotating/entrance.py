@@ -141,7 +141,8 @@ class Entrance:
         """Preempt at once until every decode finds its next block; True if anybody had to go."""
         disturbed = False
         while draft.available < draft.batch.next_growth():
-            job = self._rotation.any_victim() or self._device.prefilling[-1]
+            job = self._rotation.any_victim()
+            assert job is not None  # who grows is resident
             self._device.take_off(job, draft.batch.step)
             if draft.host_fits(job.seq) and not self._drop_loser(draft, job):
                 draft.preempt(job.seq, "swap")
@@ -154,12 +155,10 @@ class Entrance:
 
     def look_ahead(self, draft: Draft) -> None:
         """Let somebody leave beside the computation before the decodes run out of blocks."""
-        batch, room = draft.batch, draft.available
+        batch = draft.batch
         if not self._settings.rotation or batch.size < 2:
             return
-        if batch.steps_within(room, LOOKAHEAD_STEPS) == LOOKAHEAD_STEPS:
-            return
-        if batch.growth(LOOKAHEAD_STEPS) > room + self._rotation.leaving_blocks:
+        if batch.growth(LOOKAHEAD_STEPS) > draft.available + self._rotation.leaving_blocks:
             # who would be back before then makes no room
             job = self._rotation.victim(draft, LOOKAHEAD_STEPS * self._outlook.step_s)
             if job is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from math import inf
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -20,13 +21,13 @@ from sim.workload import load_workload
 from superinfer.lab.config import load_config
 from superinfer.metrics.summary import summarise
 from superinfer.schedulers.rotating.aging import AgedShare
-from superinfer.schedulers.rotating.deadlines import job_of
+from superinfer.schedulers.rotating.deadlines import Job, job_of
 from superinfer.schedulers.rotating.entrance import Entrance
 from superinfer.schedulers.rotating.lengths import NoLengths
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.tenants import TenantCounters
-from superinfer.schedulers.rotating.waiting import Waiting
-from superinfer.sequence import Sequence
+from superinfer.schedulers.rotating.waiting import TRIAGED_AT_ONCE, Waiting
+from superinfer.sequence import Sequence, State
 
 STREAM = promised(ttft_s=8.0, tpot_s=4.0)
 START = ["A16 used 5", "A4 used 5", "A used 6", "A used 6"]
@@ -208,6 +209,72 @@ def test_only_prompts_that_are_wanted_in_time_count_as_work_that_waits() -> None
     assert waiting.prompt_tokens == 16
     waiting.forget(other)
     assert waiting.prompt_tokens == 0
+
+
+def queued(
+    starts_s: list[float], treatments: list[dict[str, Any]], begun: bool, **settings: Any
+) -> tuple[Waiting, list[Job]]:
+    """Requests on the host that wait since 0 s and have to start at these times. A second before
+    that they are urgent.
+    """
+    outlook: Any = SimpleNamespace(
+        draft=SimpleNamespace(cached_tokens=lambda seq: 0),
+        start_and_due_s=lambda job: (starts_s[job.seq.request.index], inf),
+        reaction_s=lambda job: 1.0,
+        step_s=1.0,
+    )
+    nobody: Any = SimpleNamespace(discard=lambda job: None, add=lambda job: None)
+    scheduler = rotating(promotion_share=0.0, promotion_margin_s=0.0, **settings)
+    waiting = Waiting(scheduler, outlook, TenantCounters(), AgedShare(0.1, 4.0), nobody)
+    jobs = []
+    for row, treatment in enumerate(treatments):
+        seq = Sequence(request(row, 20, 0, **promised(**treatment)))
+        job = job_of(seq, NoLengths())
+        seq.state, seq.output_tokens, job.owed_rate = State.SWAPPED, int(begun), float(begun)
+        jobs.append(job)
+        waiting.add(job, 0.0)
+    return waiting, jobs
+
+
+@pytest.mark.interpreted
+def test_the_stream_that_has_to_be_back_first_comes_back_first() -> None:
+    """As long as it waits on the host: what is computed again is not brought back."""
+    waiting, jobs = queued([5.0, 3.0, 2.0, 0.5], [{"tpot_s": 1.0}] * 4, True)
+    jobs[2].seq.state = State.WAITING
+    assert (waiting.any_pressing, waiting.away) == (True, jobs[3])
+    waiting.comes_in(jobs[3])
+    assert (waiting.any_pressing, waiting.away) == (False, jobs[1])
+    waiting.comes_in(jobs[1])
+    assert (waiting.any_pressing, waiting.away) == (False, jobs[0])
+    waiting.comes_in(jobs[2])
+    assert (waiting.promote(4.0), waiting.any_pressing) == (jobs[0], True)
+    waiting.forget(jobs[0])
+    assert (waiting.any_away, waiting.any_pressing, waiting.away) == (False, False, None)
+
+
+@pytest.mark.interpreted
+def test_a_prompt_on_the_host_is_no_stream_that_presses() -> None:
+    waiting, jobs = queued([5.0], [{"ttft_s": 9.0}], False)
+    assert waiting.promote(4.0) is jobs[0] and waiting.urgent(4.0) is jobs[0]
+    assert (waiting.any_pressing, waiting.away) == (False, None)
+
+
+@pytest.mark.interpreted
+def test_a_decision_holds_until_the_turn_passes_to_another_weight() -> None:
+    """4 s over 1 and 6 s over 2: both have 2 s of slack over weight at 2 s."""
+    targets = [{"ttft_s": 9.0, "weight": 1.0}, {"ttft_s": 9.0, "weight": 2.0}]
+    waiting, jobs = queued([4.0, 6.0], targets, False, promotion=False, aging=False)
+    assert waiting.head(0.0) is jobs[1] and waiting.next_s(0.0) == 2.0
+
+
+@pytest.mark.interpreted
+def test_no_more_urgent_requests_are_weighed_than_a_decision_can() -> None:
+    """They stay where they are."""
+    count = TRIAGED_AT_ONCE + 1
+    starts_s = [row / 64 for row in range(count)]
+    waiting, jobs = queued(starts_s, [{"ttft_s": 9.0}] * count, False)
+    for _ in range(2):
+        assert waiting.all_urgent(0.0) == jobs[:TRIAGED_AT_ONCE]
 
 
 @pytest.mark.interpreted

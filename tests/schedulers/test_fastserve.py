@@ -65,6 +65,19 @@ def test_a_lower_level_is_moved_out_for_a_better_one() -> None:
     ]
 
 
+def test_who_is_moved_out_uses_no_quantum() -> None:
+    """The same with a longer B, which sinks to A's level at 4 s and, with A away, runs on. At 8 s
+    it sinks again, and A, which has not used its own four seconds there, takes its place.
+    """
+    lines = iterations(
+        fastserve(swap_timing="before_step"), {"A": (8, 5), "B": (8, 8)}, {"B": 2}, blocks=4
+    )
+    assert lines == [
+        *("A8 used 2", "A used 3", "B8 -A used 2", *["B used 3"] * 4, "B used 4"),
+        *("-B +A A used 3", "A used 3", "A used 3", "+B B used 4", "B used 4"),
+    ]
+
+
 def test_background_copies_hold_their_blocks_until_they_land() -> None:
     """The same with copies of a second beside the computation: B starts at 3 s, when A's has
     landed, and A's way back takes from 5 to 6 s. Nothing runs in either second, for want of blocks.

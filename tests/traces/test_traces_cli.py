@@ -195,6 +195,13 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     result = run(*command, "--only", "app=web", "--skip-bad", "--json")
     assert json.loads(result.stdout)["requests"] == 1
     assert f'warning: {log}: left out 1 row that is no request: line 4: app: "job"' in result.stderr
+    for more, requests in (("app=job", 2), ("in=1", 1)):
+        result = run(*command, "--only", "app=web", "--only", more, "--skip-bad", "--json")
+        assert json.loads(result.stdout)["requests"] == requests
+    result = run(*command, "--class-by", "app", "--class", "job=chat", "--class", "job=batch")
+    assert result.stderr == "error: --class job=: expected one class, got chat, batch\n"
+    result = run(*command, "--hash-block-size", "16")
+    assert result.stderr == "error: --hash-block-size: expected --hash-ids with it\n"
     for bad in ("app", "=web"):
         result = run(*command, "--only", bad)
         assert result.exit_code == 2

@@ -257,10 +257,10 @@ def test_gpus_are_counted_and_paid_rather_than_replicas() -> None:
 
 
 def test_targets_that_no_number_of_replicas_keeps(cli: Call) -> None:
-    code, out, err = cli(
-        *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),
-        *("--set", "classes.chat.ttft_ms=20"),
-    )
+    given = ("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan")
+    given += ("--set", "classes.chat.ttft_ms=20")
+    assert "No candidate of up to 1 GPU keeps the targets." in cli(*given, "--max-gpus", "1")[1]
+    code, out, err = cli(*given)
     assert code == 0
     assert "No candidate of up to 64 GPUs keeps the targets." in out
     assert "a100-80g, tp 1: no number of replicas helps: alone on an empty machine 0 %" in err

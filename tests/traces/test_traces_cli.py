@@ -11,6 +11,7 @@ import pytest
 from commands import Ended, superinfer_sim
 from rich.table import Table
 
+from traces.generate.load import SPECS_DIR
 from traces.printing import print_table
 from traces.readers import read_trace
 
@@ -125,6 +126,22 @@ def test_what_is_read_is_not_overwritten(command: str, trace: str, tmp_path: Pat
         assert result.exit_code == 2 and result.stderr.count("\n") == 1
         said = f"error: {out}: expected another file than the one that is read\n"
         assert result.stderr == said and Path(trace).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["convert", "mix", "generate"])
+def test_classes_and_specifications_are_not_overwritten(
+    command: str, trace: str, classes: str, tmp_path: Path
+) -> None:
+    """They are written by hand, and a trace tells nothing of them."""
+    spec = tmp_path / "spec.toml"
+    spec.write_bytes((SPECS_DIR / "chat.toml").read_bytes())
+    of = [str(spec)] if command == "generate" else [trace, "--skip-bad"]
+    for out in (classes, str(spec)) if command == "generate" else (classes,):
+        before = Path(out).read_bytes()
+        result = run(command, *of, "--classes", classes, "-o", out)
+        said = f"error: {out}: expected another file than the one that is read\n"
+        assert (result.exit_code, result.stderr) == (2, said)
+        assert Path(out).read_bytes() == before
 
 
 @pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])

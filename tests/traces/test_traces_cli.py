@@ -235,6 +235,8 @@ def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:
     assert written == {**json.loads(record), "timestamp": 2000, "hash_block_size": 16}
     wrong = run("convert", str(tmp_path / "t.jsonl"), "-o", "-", "--time-unit", "us")
     assert wrong.exit_code == 2
+    said = "error: Invalid value for '--time-unit': 'us' is not one of 'ms', 's' (see "
+    assert wrong.stderr.startswith(said)
 
 
 def told(*arguments: str) -> dict[str, Any]:

@@ -144,6 +144,20 @@ def test_classes_and_specifications_are_not_overwritten(
         assert Path(out).read_bytes() == before
 
 
+def test_lengths_of_a_specification_are_not_overwritten(tmp_path: Path) -> None:
+    lengths, spec = tmp_path / "lens.json", tmp_path / "spec.toml"
+    lengths.write_text('[{"input_length": 10, "output_length": 5}]')
+    spec.write_text(
+        "version = 1\nduration_s = 20\n"
+        '[clients.a]\nrate_per_s = 1\nlengths = { sharegpt = "lens.json" }\n'
+    )
+    before = lengths.read_bytes()
+    result = run("generate", str(spec), "-o", str(lengths))
+    said = f"error: {lengths}: expected another file than the one that is read\n"
+    assert (result.exit_code, result.stderr, lengths.read_bytes()) == (2, said, before)
+    assert run("generate", str(spec), "-o", str(tmp_path / "t.jsonl")).exit_code == 0
+
+
 @pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])
 def test_no_figure_is_cut_off_in_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, whole: str

@@ -57,7 +57,7 @@ def calibrate(
     from executor.session import TINY, source_of
     from superinfer.outputs import check_writable
 
-    check_writable(out or Path("profile.json"), file=True)
+    check_writable(out or Path("profile.json"), file=True, inputs=[model or TINY])
     wish = Wish(
         model or TINY,
         device or default_device(),

@@ -16,17 +16,25 @@ from experiments.documents.running import Outcome, run_page, shown_anew
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them and say at the end what is wrong, if written what is left; then exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m experiments.documents", description=__doc__)
-    parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="default: all")
+    parser.add_argument("pages", type=_page, nargs="*", metavar="PAGE", help="default: all")
     parser.add_argument("--write", action="store_true", help="show what was printed")
     options = parser.parse_args(arguments)
     wrong: list[str] = []
-    for page in [path.resolve() for path in options.pages] or pages():
+    for page in options.pages or pages():
         wrong += _faults_of(page, options.write)
     for fault in wrong:
         print(fault, file=sys.stderr)
     left = " left" if options.write else ""
     print(f"{len(wrong)} faults{left}", file=sys.stderr)
     return int(bool(wrong))
+
+
+def _page(text: str) -> Path:
+    """A page that is there, wherever one stands."""
+    path = Path(text).resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"expected a page, got no such file as {text!r}")
+    return path
 
 
 def _faults_of(page: Path, write: bool) -> list[str]:

@@ -129,6 +129,7 @@ def suggest_slo(
         tuple(each.value for each in target or ()),
         output,
         as_json,
+        tuple(file for file in (options.config, options.classes) if file is not None),
     )
     raise typer.Exit(suggest_command(options.load(run={"scheduler": scheduler}), wish))
 

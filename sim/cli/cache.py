@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.options import names_in
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, InputError
 from superinfer.outputs import check_writable
-from traces.cli.options import AsJson
+from traces.cli.options import AsJson, Classes
 from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def cache_study(
     device: OfSeconds = "a100-80g",
     tp: Degree = 1,
     limit: Limit = None,
+    classes: Classes = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay the prompts of a trace through eviction policies, without timing."""
@@ -57,8 +58,10 @@ def cache_study(
 
     names = names_in(policies)
     lab.check_policies(names)
+    if weights is not None and not any(name == "slo_aware" or ":" in name for name in names):
+        raise ConfigError("--weights: expected slo_aware, whose model it is, among --policies")
     sizes = _capacities(capacity)
-    workload = _workload(trace, limit)
+    workload = _workload(trace, classes, limit)
     file = None if weights is None else str(weights)
     study = lab.cache_study(workload.requests, first, build_cost(model, device, tp), file)
     outcomes = study.outcomes(names, sizes)
@@ -81,13 +84,14 @@ def train_reuse(
         typer.Option(min=0.01, max=1.0, help="Train on this first share of each trace's requests."),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order.")] = 0,
+    classes: Classes = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse_training import train, write_weights
 
     check_writable(output, file=True, inputs=traces)
-    workloads = [_workload(trace, None) for trace in traces]
+    workloads = [_workload(trace, classes) for trace in traces]
     parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
     names = ", ".join(load.name for load in workloads)
     share = "" if until == 1.0 else f", the first {until:g} of the requests"
@@ -101,10 +105,17 @@ def train_reuse(
         print_out(json.dumps(found, indent=2))
 
 
-def _workload(trace: str, limit: int | None) -> Workload:
-    from traces.readers import read_trace
+def _workload(trace: str, classes: Path | None, limit: int | None = None) -> Workload:
+    from traces.cli.files import read
 
-    return read_trace(trace, spread=True, limit=limit)
+    workload = read(trace, classes, spread=True, limit=limit)
+    without = sum(not request.hash_ids for request in workload.requests)
+    if without == len(workload.requests):
+        raise InputError("expected requests with hash_ids, got none", file=trace)
+    if without:
+        word = f"request{'s' * (without != 1)}"
+        typer.echo(f"note: {trace}: {without:,} {word} without hash_ids left out", err=True)
+    return workload
 
 
 def _capacities(text: str) -> list[int]:

@@ -19,9 +19,13 @@ def plan(
     study: StudyOptions,
     scheduler: Scheduler = None,
     device: Annotated[
-        str,
-        typer.Option(metavar="NAME,NAME,...", help="Presets or TOML files to choose from."),
-    ] = "a100-80g",
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Presets or TOML files to choose from.",
+            show_default="a100-80g",
+        ),
+    ] = None,
     tp: Annotated[
         str, typer.Option(metavar="N,N,...", help="Degrees of tensor parallelism to try.")
     ] = "1,2,4,8",
@@ -38,8 +42,9 @@ def plan(
     from sim.studies.candidates import PlanWish
     from sim.studies.plan import plan_command
 
+    config = options.load(run={"scheduler": scheduler})
     wish = PlanWish(
-        devices=_names(device),
+        devices=(config.run.device,) if device is None else _names(device),
         degrees=_degrees(tp),
         attainment=attainment / 100,
         most_gpus=max_gpus,
@@ -50,7 +55,7 @@ def plan(
         plots=not study.no_plots,
         workers=study.workers,
     )
-    raise typer.Exit(plan_command(options.load(run={"scheduler": scheduler}), wish))
+    raise typer.Exit(plan_command(config, wish))
 
 
 def _names(text: str) -> tuple[str, ...]:

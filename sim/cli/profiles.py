@@ -113,7 +113,7 @@ def build(
     from superinfer.costs import load_shape
     from superinfer.lab.profiles.build import build_profile, save_profile
 
-    check_writable(output, file=True)
+    check_writable(output, file=True, inputs=[model])
     shape = replace(
         load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
     )

@@ -79,6 +79,7 @@ def plan_command(config: Config, wish: PlanWish) -> int:
         check_kept(wish.out, _STUDY)
     check_seeds(config.run, wish.seeds)
     found = Plan(config, wish, prices, _candidates(config, wish))
+    _say_what_is_sought(config)
     warn_of_models(as_point(config))
     warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
@@ -92,6 +93,16 @@ def plan_command(config: Config, wish: PlanWish) -> int:
         _search(found, study)
     _conclude(found, root)
     return 1 if any(each.failure for each in found.candidates) else 0
+
+
+def _say_what_is_sought(config: Config) -> None:
+    """A configuration may be that of a run, whose numbers of replicas and of their GPUs the plan
+    is to find.
+    """
+    if config.run.replicas != 1:
+        say(f"note: run.replicas {config.run.replicas} is not used: a plan looks for the number")
+    if config.run.tp != 1:
+        say(f"note: run.tp {config.run.tp} is not used: --tp says what a plan tries")
 
 
 # -- candidates -----------------------------------------------------------------------------------

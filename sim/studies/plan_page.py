@@ -142,7 +142,8 @@ def _number(value: float | None) -> str:
 def _caption(plan: Plan) -> str:
     found = plan.found()
     if not found:
-        return f"No candidate of up to {plan.wish.most_gpus} GPUs keeps the targets."
+        most = plan.wish.most_gpus
+        return f"No candidate of up to {most} GPU{'s' * (most != 1)} keeps the targets."
     best = found[0]
     plural = "" if best.gpus == 1 else "s"
     return (

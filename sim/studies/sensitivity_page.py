@@ -50,7 +50,8 @@ def conclusion(outcome: Mapping[str, Any]) -> str:
         count = sum(entry["survives"] is True for entry in parts)
         idle = [entry["part"] for entry in parts if entry["survives"] is None]
         without = f" Nothing here depends on: {', '.join(idle)}." if idle else ""
-        return f"{winner} is better under every error of {per_cent} of {count} parts.{without}"
+        counted = f"{count} part{'s' * (count != 1)}"
+        return f"{winner} is better under every error of {per_cent} of {counted}.{without}"
     return f"{winner} is better, but not under an error of {per_cent} of: {', '.join(broken)}."
 
 

@@ -75,6 +75,8 @@ class Wish:
     """Which targets; empty: those that a class states, else TTFT and TPOT."""
     out: Path | None = None
     as_json: bool = False
+    sources: tuple[Path, ...] = ()
+    """Files that the configuration was read from; `out` is none of them."""
 
 
 @dataclass(slots=True)
@@ -197,7 +199,9 @@ def suggest_command(config: Config, wish: Wish) -> int:
     Raises ConfigError for a class that the trace does not have and for settings that cannot run.
     """
     if wish.out is not None:
-        check_writable(wish.out, file=True, inputs=[config.run.trace])
+        run = config.run
+        named = (run.trace, run.model, run.device, run.costs)
+        check_writable(wish.out, file=True, inputs=[*named, *wish.sources])
     warn_of_notes(config)
     build_engine(config)
     say_of_parts(as_point(config))

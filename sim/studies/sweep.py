@@ -30,6 +30,7 @@ from superinfer.lab.cli.progress import showing_progress
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.columns import write_columns
 from superinfer.lab.config import Config
+from superinfer.lab.config.run import RunConfig
 from superinfer.lab.studies.axes import Axis, Place, Value, place_text, places
 from superinfer.lab.studies.engines.base import StudyEngine
 from superinfer.lab.studies.study import Study, run_study
@@ -66,6 +67,7 @@ def sweep_command(arms: Arms, wish: SweepWish) -> int:
     """Run every point, write and show what came out; returns the exit code."""
     configs = _configs(arms, wish, [(name, at) for name in arms for at in places(wish.axes)])
     first = _check(arms, configs, wish)
+    _say_what_axes_replace(arms, wish.axes)
     stdin = kept_stdin(first)
     workload = read_workload(first)
     varied = [axis.key for axis in wish.axes]
@@ -120,6 +122,20 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
     first = next(iter(configs.values()))
     check_seeds(first.run, wish.seeds)
     return first
+
+
+def _say_what_axes_replace(arms: Arms, axes: Iterable[Axis]) -> None:
+    """An axis does not multiply what a configuration says, as `--rate-scale 2` beside rates may be
+    meant: it takes its place.
+    """
+    runs = [arm({}).run for arm in arms.values()]
+    for axis in axes:
+        section, _, name = axis.key.partition(".")
+        if section == "run" and hasattr(RunConfig, name):
+            usual = getattr(RunConfig(), name)
+            said = {getattr(run, name): None for run in runs if getattr(run, name) != usual}
+            for value in said:
+                say(f"note: {axis.key} {value} is not used: --over {axis.name} says what is tried")
 
 
 def _named(configs: Mapping[Key, Config], wish: SweepWish) -> Named:

@@ -22,6 +22,8 @@ OPTIONAL: Final[dict[str, float]] = {"peer_gb_per_s": 0.0, "all_reduce_latency_u
 """Between the devices of one replica. Without a speed of its own a peer is reached like the host;
 20 us are what is assumed of the presets without NVLink.
 """
+_SMALLEST, _LARGEST = 0.001, 1_000_000_000
+"""Of a figure: beyond them times and bytes are no numbers any more that a page can show."""
 _TEXTS: Final = ("name", "source")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
@@ -59,7 +61,7 @@ def read_device(path: Path) -> DeviceSpec:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read the device: {error.strerror}", file=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -67,12 +69,13 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _figure(path: Path, table: Mapping[str, Any], key: str, meaning: str) -> float:
-    """A positive number of the file."""
+    """A number of the file, within the bounds of all of them."""
     value = table.get(key)
     if value is None:
         raise _wrong(path, key, f"expected a number ({meaning}), got nothing")
-    if not is_number(value) or value <= 0:
-        raise _wrong(path, key, f"expected a number above 0, got {shown_value(value)}")
+    if not (is_number(value) and _SMALLEST <= value <= _LARGEST):
+        expected = f"expected a number from {_SMALLEST} to {_LARGEST}"
+        raise _wrong(path, key, f"{expected}, got {shown_value(value)}")
     return float(value)
 
 

@@ -13,11 +13,12 @@ from superinfer.lab.config import load_config
 from superinfer.lab.studies.content import Keys
 
 FIGURES = "memory_gib = 80\nmemory_gb_per_s = 2039\nbf16_tflops = 312\nhost_gb_per_s = 25\n"
+BOUNDS = "expected a number from 0.001 to 1000000000"
 
 
 def written(tmp_path: Path, text: str, name: str = "mine.toml") -> str:
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
@@ -41,6 +42,11 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
     assert (found.peer_bytes_per_s, found.all_reduce_latency_s) == (25e9, 20e-6)
 
 
+def test_a_mark_of_utf_8_says_nothing(tmp_path: Path) -> None:
+    """Editors of Windows put one in front."""
+    assert find_device(written(tmp_path, "\ufeff" + FIGURES)).bf16_flops == 312e12
+
+
 def test_a_run_on_it(tmp_path: Path) -> None:
     """Times are those of nominal figures, and an edit of the file is another run."""
     path = written(tmp_path, FIGURES)
@@ -58,10 +64,13 @@ def test_a_run_on_it(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "memory_gib: expected a number (usable memory, GiB), got nothing"),
-        (FIGURES.replace("312", "-1"), "bf16_tflops: expected a number above 0, got -1"),
-        (FIGURES.replace("312", "true"), "bf16_tflops: expected a number above 0, got True"),
-        (FIGURES.replace("312", str(10**400)), "bf16_tflops: expected a number above 0, got 1000"),
-        (FIGURES.replace("312", "inf"), "bf16_tflops: expected a number above 0, got inf"),
+        (FIGURES.replace("312", "-1"), f"bf16_tflops: {BOUNDS}, got -1"),
+        (FIGURES.replace("312", "true"), f"bf16_tflops: {BOUNDS}, got True"),
+        (FIGURES.replace("312", str(10**400)), f"bf16_tflops: {BOUNDS}, got 1000"),
+        (FIGURES.replace("312", "inf"), f"bf16_tflops: {BOUNDS}, got inf"),
+        (FIGURES.replace("= 80", "= 1e300"), f"memory_gib: {BOUNDS}, got 1e+300"),
+        (FIGURES.replace("2039", "1e-300"), f"memory_gb_per_s: {BOUNDS}, got 1e-300"),
+        (FIGURES + "all_reduce_latency_us = 1e10", f"all_reduce_latency_us: {BOUNDS}, got 1"),
         (FIGURES + "memory_gb = 3", "memory_gb: unknown (did you mean 'memory_gib'?)"),
         (FIGURES + "name = 'H100'", "name: expected one that no preset has, got 'H100'"),
         (FIGURES + "name = 'a b'", "name: expected letters, digits, dots and dashes, got 'a b'"),

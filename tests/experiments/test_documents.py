@@ -146,6 +146,15 @@ def test_writing_a_page_whose_output_alone_is_old_leaves_no_fault(
     assert capsys.readouterr().err.endswith("1 mended\n0 faults left\n")
 
 
+def test_a_page_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known before the first page is run, which could take minutes."""
+    page = _page(tmp_path, "```console\n$ echo new\nold\n```\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["--write", str(page), "none.md"])
+    assert caught.value.code == 2 and "old" in page.read_text()
+    assert capsys.readouterr().err.endswith("expected a page, got no such file as 'none.md'\n")
+
+
 def test_a_command_that_takes_too_long_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from commands import Ended, superinfer_sim
 from rich.table import Table
 
+from traces.generate.load import SPECS_DIR
 from traces.printing import print_table
 from traces.readers import read_trace
 
@@ -127,6 +128,36 @@ def test_what_is_read_is_not_overwritten(command: str, trace: str, tmp_path: Pat
         assert result.stderr == said and Path(trace).read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["convert", "mix", "generate"])
+def test_classes_and_specifications_are_not_overwritten(
+    command: str, trace: str, classes: str, tmp_path: Path
+) -> None:
+    """They are written by hand, and a trace tells nothing of them."""
+    spec = tmp_path / "spec.toml"
+    spec.write_bytes((SPECS_DIR / "chat.toml").read_bytes())
+    of = [str(spec)] if command == "generate" else [trace, "--skip-bad"]
+    for out in (classes, str(spec)) if command == "generate" else (classes,):
+        before = Path(out).read_bytes()
+        result = run(command, *of, "--classes", classes, "-o", out)
+        said = f"error: {out}: expected another file than the one that is read\n"
+        assert (result.exit_code, result.stderr) == (2, said)
+        assert Path(out).read_bytes() == before
+
+
+def test_lengths_of_a_specification_are_not_overwritten(tmp_path: Path) -> None:
+    lengths, spec = tmp_path / "lens.json", tmp_path / "spec.toml"
+    lengths.write_text('[{"input_length": 10, "output_length": 5}]')
+    spec.write_text(
+        "version = 1\nduration_s = 20\n"
+        '[clients.a]\nrate_per_s = 1\nlengths = { sharegpt = "lens.json" }\n'
+    )
+    before = lengths.read_bytes()
+    result = run("generate", str(spec), "-o", str(lengths))
+    said = f"error: {lengths}: expected another file than the one that is read\n"
+    assert (result.exit_code, result.stderr, lengths.read_bytes()) == (2, said, before)
+    assert run("generate", str(spec), "-o", str(tmp_path / "t.jsonl")).exit_code == 0
+
+
 @pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])
 def test_no_figure_is_cut_off_in_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, whole: str
@@ -195,6 +226,13 @@ def test_a_log_becomes_a_trace(tmp_path: Path) -> None:
     result = run(*command, "--only", "app=web", "--skip-bad", "--json")
     assert json.loads(result.stdout)["requests"] == 1
     assert f'warning: {log}: left out 1 row that is no request: line 4: app: "job"' in result.stderr
+    for more, requests in (("app=job", 2), ("in=1", 1)):
+        result = run(*command, "--only", "app=web", "--only", more, "--skip-bad", "--json")
+        assert json.loads(result.stdout)["requests"] == requests
+    result = run(*command, "--class-by", "app", "--class", "job=chat", "--class", "job=batch")
+    assert result.stderr == "error: --class job=: expected one class, got chat, batch\n"
+    result = run(*command, "--hash-block-size", "16")
+    assert result.stderr == "error: --hash-block-size: expected --hash-ids with it\n"
     for bad in ("app", "=web"):
         result = run(*command, "--only", bad)
         assert result.exit_code == 2
@@ -211,6 +249,8 @@ def test_convert_says_what_a_trace_leaves_open(tmp_path: Path) -> None:
     assert written == {**json.loads(record), "timestamp": 2000, "hash_block_size": 16}
     wrong = run("convert", str(tmp_path / "t.jsonl"), "-o", "-", "--time-unit", "us")
     assert wrong.exit_code == 2
+    said = "error: Invalid value for '--time-unit': 'us' is not one of 'ms', 's' (see "
+    assert wrong.stderr.startswith(said)
 
 
 def told(*arguments: str) -> dict[str, Any]:

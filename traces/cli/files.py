@@ -38,13 +38,14 @@ def warn(workload: Workload, path: str) -> None:
         typer.echo(f"warning: {path}: {workload.skipped_note}", err=True)
 
 
-def check_output(output: str, *inputs: str, as_json: bool) -> None:
+def check_output(output: str, *inputs: str | Path | None, as_json: bool) -> None:
     """Find out before the work whether its outcome can be written, and takes no input's place."""
     if output == "-":
         if as_json:
             raise ConfigError("--json: expected a file as --output, got - for standard output")
         return
-    check_writable(Path(output), file=True, inputs=inputs)
+    given = [each for each in inputs if each is not None]
+    check_writable(Path(output), file=True, inputs=given)
 
 
 def write(workload: Workload, output: str, as_json: bool) -> None:

@@ -64,7 +64,11 @@ def from_log(
         ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="COLUMN=VALUE", help="Leave all other rows out.")
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Leave all other rows out. May be given again.",
+        ),
     ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",
     skip_bad: SkipBad = False,
@@ -93,7 +97,7 @@ def from_log(
         time_unit=time_unit,
         latency=latency,
         latency_unit=latency_unit,
-        only=_only(only),
+        only=_only(only or ()),
         delimiter=delimiter,
     )
     log = read_log(path, columns, skip_bad=skip_bad)
@@ -108,14 +112,15 @@ def from_log(
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _only(text: str | None) -> tuple[str, str] | None:
-    """A column and the value that it has to have."""
-    if text is None:
-        return None
-    name, sign, value = text.partition("=")
-    if not (name and sign):
-        raise ConfigError(f"--only: expected COLUMN=VALUE, got {text!r}")
-    return name, value
+def _only(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Columns, and the values of which a row has to have one."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign):
+            raise ConfigError(f"--only: expected COLUMN=VALUE, got {text!r}")
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
@@ -125,4 +130,9 @@ def _classes(texts: Sequence[str]) -> tuple[dict[str, str], str | None]:
     of_all = [name for _, sign, name in pairs if not sign]
     if len(of_all) > 1:
         raise ConfigError("--class: expected one class without VALUE=, got " + ", ".join(of_all))
+    for value, sign, name in pairs:
+        if sign and of_values[value] != name:
+            raise ConfigError(
+                f"--class {value}=: expected one class, got {name}, {of_values[value]}"
+            )
     return of_values, of_all[0] if of_all else None

@@ -34,7 +34,7 @@ def convert(
     """Write a trace as native JSON lines."""
     from traces.dialect import Dialect
 
-    check_output(output, path, as_json=as_json)
+    check_output(output, path, classes, as_json=as_json)
     dialect = Dialect(hash_block_size, time_unit.value)
     options = {"skip_bad": skip_bad, "spread": spread, "limit": limit, "dialect": dialect}
     write(read(path, classes, **options), output, as_json)
@@ -61,9 +61,10 @@ def generate(
     from traces.generate import generate as make
     from traces.generate import load_spec
 
-    check_output(output, as_json=as_json)
+    check_output(output, spec, classes, as_json=as_json)
     known = None if classes is None else load_classes(classes)
     described = load_spec(spec, parse_settings(settings or ()), classes=known)
+    check_output(output, *described.files, as_json=as_json)
     write(make(described, seed), output, as_json)
 
 
@@ -89,7 +90,7 @@ def mix(
 
     known = PRESETS if classes is None else load_classes(classes)
     parsed = parse_sources(sources, known)
-    check_output(output, *(path for path, _ in parsed), as_json=as_json)
+    check_output(output, *(path for path, _ in parsed), classes, as_json=as_json)
     workload = merge(
         parsed, classes=known, skip_bad=skip_bad, spread=spread, limit=limit, align=align
     )

@@ -38,6 +38,14 @@ class Spec:
     file: str
     """What an error names."""
 
+    @property
+    def files(self) -> list[Path]:
+        """Files and folders that its clients name."""
+        lengths = [client.lengths for client in self.clients.values() if client.lengths]
+        named = [name for each in lengths for name in (each.trace, each.sharegpt)]
+        named += [client.servegen for client in self.clients.values()]
+        return [self.folder / name for name in named if name]
+
 
 def bundled_specs() -> tuple[str, ...]:
     """Names of the specifications that ship with the package."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -70,8 +70,8 @@ class Columns:
     """What a request took, where `time` is when it ended."""
     latency_unit: str | None = None
     """Of the latency (`UNITS_MS`)."""
-    only: tuple[str, str] | None = None
-    """A column, and its value in the rows that are read."""
+    only: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Columns, each with the values of which the rows that are read have one."""
     delimiter: str = ","
     """Of a CSV; `\\t` stands for a tab, too."""
 
@@ -83,7 +83,7 @@ class Columns:
     def names(self) -> list[str]:
         """All columns that are asked for."""
         more = (self.tenant, self.request_id, self.class_by, self.session, self.priority)
-        rest = (*more, self.max_tokens, self.hash_ids, self.latency, self.only and self.only[0])
+        rest = (*more, self.max_tokens, self.hash_ids, self.latency, *self.only)
         return [self.time, self.prompt, self.answer, *(name for name in rest if name)]
 
 
@@ -188,10 +188,9 @@ def _no_request(values: Mapping[str, Any], columns: Columns, *, is_span: bool) -
     """By which column a row is to be left out, and why; nothing where it is a request, good or
     bad.
     """
-    if columns.only is not None:
-        name, wanted = columns.only
+    for name, wanted in columns.only.items():
         value = value_of(values, name)
-        if value is None or _text(value) != wanted:
+        if value is None or _text(value) not in wanted:
             return name, f"{name}: {'nothing' if value is None else shown(_text(value))}"
     prompt, answer = columns.prompt, columns.answer
     if is_span and value_of(values, prompt) is None and value_of(values, answer) is None:
@@ -219,6 +218,8 @@ def _check(columns: Columns) -> None:
         if columns.latency is None:
             given, missing = "--latency-unit", "--latency"
         raise ConfigError(f"{given}: expected {missing} with it")
+    if columns.hash_ids is None and columns.hash_block_size != MOONCAKE_BLOCK_TOKENS:
+        raise ConfigError("--hash-block-size: expected --hash-ids with it")
     if len(columns.divider) != 1 or columns.divider in _NO_DIVIDERS:
         expected = "expected one character, no quote and no line end"
         raise ConfigError(f"--delimiter: {expected}, got {columns.delimiter!r}")
@@ -265,7 +266,7 @@ def _near(row: Mapping[str, Any], name: str) -> str:
     names = list(islice(names_in(row), _MOST_NAMED))
     if name in names:
         return ""
-    return f"{did_you_mean(name, names)}; there are {', '.join(names)}"
+    return f"{did_you_mean(name, names)}; there are {', '.join(names) or 'none'}"
 
 
 def _tokens(row: Mapping[str, Any], name: str) -> int:

@@ -57,6 +57,7 @@ def complain_of_usage(error: Exception, program: str) -> int:
     if "\n" in message:
         print(message, file=sys.stderr)
         return 2
+    message = message.replace(": Value error, ", ": ")  # pydantic's words, through Typer
     context = getattr(error, "ctx", None)
     where = getattr(context, "command_path", program)
     return complain(f"{message.rstrip('.')}{_arms(context, message)} (see {where} --help)", 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def named_runs(runs: Sources) -> dict[str, Run]:
     """Runs by name: the names given, or those of their folders, as far up as they differ."""
     if isinstance(runs, Mapping):
         return {name: run_of(source) for name, source in runs.items()}
-    loaded = [run_of(source) for source in ([runs] if isinstance(runs, Source) else runs)]
+    loaded = _loaded(runs)
     if not loaded:
         raise ConfigError("expected at least one run")
     folders = [run.folder.absolute().parts[1:] for run in loaded]
@@ -44,10 +44,7 @@ def arms_of(runs: Sources | Arms) -> dict[str, list[Run]]:
     """Runs by arm, one per seed."""
     if not isinstance(runs, Mapping):
         return {name: [run] for name, run in named_runs(runs).items()}
-    return {
-        name: [run_of(each)] if isinstance(each, Source) else [run_of(source) for source in each]
-        for name, each in runs.items()
-    }
+    return {name: _loaded(each) for name, each in runs.items()}
 
 
 def plot_data_of(runs: Sources) -> dict[str, PlotData]:
@@ -55,6 +52,12 @@ def plot_data_of(runs: Sources) -> dict[str, PlotData]:
     return {
         name: replace(PlotData.of_run(run), name=name) for name, run in named_runs(runs).items()
     }
+
+
+def _loaded(runs: Source | Sequence[Source]) -> list[Run]:
+    if isinstance(runs, Source) or not isinstance(runs, Iterable):
+        return [run_of(runs)]
+    return [run_of(source) for source in runs]
 
 
 def _no_run(source: object) -> str:

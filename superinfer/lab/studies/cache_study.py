@@ -114,8 +114,11 @@ def cache_study(
 ) -> CacheStudy:
     """A study that counts hits after `share` of the requests."""
     requests = [request for request in requests if request.hash_ids]
-    if len({request.hash_block_tokens for request in requests}) != 1:
-        raise ConfigError("cache-study: expected requests with hash_ids of one block size")
+    sizes = sorted({request.hash_block_tokens for request in requests})
+    if len(sizes) != 1:
+        found = ", ".join(map(str, sizes)) or "none"
+        expected = "expected requests with hash_ids of one block size"
+        raise ConfigError(f"cache-study: {expected}, got {found}")
     for index, request in enumerate(requests):
         request.index = index
     first = int(len(requests) * share)

@@ -177,6 +177,9 @@ def test_words_that_mean_nothing(folders: list[Path]) -> None:
         plot_latency_cdf({"one": folders})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got int"):
         plot_latency_cdf({"one": 1})  # type: ignore[dict-item]
+    for runs in (1, {"one": 1}, {"one": None}):
+        with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got "):
+            compare_runs(runs)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="column: expected waiting or running"):
         plot_timeline(folders, "sleeping")  # type: ignore[arg-type]
 

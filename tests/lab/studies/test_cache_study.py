@@ -120,11 +120,11 @@ def test_saved_seconds_are_those_of_chunks_from_the_beginning() -> None:
 
 
 def test_prompts_without_ids_and_of_two_sizes() -> None:
-    with pytest.raises(ConfigError, match="expected requests with hash_ids of one block size"):
+    with pytest.raises(ConfigError, match="hash_ids of one block size, got none"):
         cache_study([Request("a", 0.0, 10, 1)], 0.0, cost())
     mixed = asked((1,), (2,))
     mixed[1].hash_block_tokens = 64
-    with pytest.raises(ConfigError, match="of one block size"):
+    with pytest.raises(ConfigError, match="of one block size, got 64, 512"):
         cache_study(mixed, 0.0, cost())
 
 

@@ -67,6 +67,34 @@ def test_bad_policies(trace: Path) -> None:
     assert "got 'mru' (did you mean 'lru'?)" in str(result.exception)
 
 
+@pytest.mark.parametrize("command", [["cache-study"], ["train-reuse", "-o", "model.npz"]])
+def test_a_trace_without_hash_ids_is_named(command: list[str], trace: Path) -> None:
+    bare = trace.with_name("bare.jsonl")
+    bare.write_text('{"timestamp": 0, "input_length": 9, "output_length": 1}\n')
+    found = run(*command, trace, bare) if command[0] == "train-reuse" else run(*command, bare)
+    assert str(found.exception) == f"{bare}: expected requests with hash_ids, got none"
+
+
+def test_what_is_odd_about_a_trace_is_told(trace: Path) -> None:
+    record = {"timestamp": 0, "input_length": 9, "output_length": 1, "class": "mine", "extra": 1}
+    trace.write_text(json.dumps(record) + "\n" + trace.read_text())
+    given = ("cache-study", trace, "--capacity", "8", "--policies", "lru")
+    assert "class: expected one of agent, " in str(run(*given).exception)
+    classes = trace.with_name("classes.toml")
+    classes.write_text("[classes.mine]\nttft_ms = 5\n")
+    result = run(*given, "--classes", classes)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"warning: {trace}: ignored unknown fields: extra",
+        f"note: {trace}: 1 request without hash_ids left out",
+    ]
+
+
+def test_weights_that_nobody_takes(trace: Path) -> None:
+    result = run("cache-study", trace, "--policies", "lru,belady", "--weights", "none.npz")
+    assert "--weights: expected slo_aware, whose model it is, among" in str(result.exception)
+
+
 def test_the_weights_do_not_replace_a_trace(trace: Path) -> None:
     before = trace.read_bytes()
     result = run("train-reuse", trace, "-o", trace)

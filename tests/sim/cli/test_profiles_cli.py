@@ -237,6 +237,13 @@ def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_pat
     assert result.stderr == f"error: {out}: cannot write here: Not a directory\n"
 
 
+def test_build_does_not_write_over_the_model(model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    result = run("build", tmp_path / "no data", "--model", model, "-o", model)
+    said = f"error: {model}: expected another file than the one that is read\n"
+    assert (result.exit_code, result.stderr, model.read_bytes()) == (2, said, before)
+
+
 def test_the_commands_load_no_heavy_library() -> None:
     code = "import sys, sim.cli.profiles; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(

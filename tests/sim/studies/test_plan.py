@@ -257,10 +257,10 @@ def test_gpus_are_counted_and_paid_rather_than_replicas() -> None:
 
 
 def test_targets_that_no_number_of_replicas_keeps(cli: Call) -> None:
-    code, out, err = cli(
-        *("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan"),
-        *("--set", "classes.chat.ttft_ms=20"),
-    )
+    given = ("t.jsonl", "--tp", "1", "--limit", "4", "--workers", "1", "--out", "plan")
+    given += ("--set", "classes.chat.ttft_ms=20")
+    assert "No candidate of up to 1 GPU keeps the targets." in cli(*given, "--max-gpus", "1")[1]
+    code, out, err = cli(*given)
     assert code == 0
     assert "No candidate of up to 64 GPUs keeps the targets." in out
     assert "a100-80g, tp 1: no number of replicas helps: alone on an empty machine 0 %" in err
@@ -403,6 +403,20 @@ def test_step_times_from_nominal_figures_are_told(cli: Call) -> None:
         assert code == 0
         told = [line for line in json.loads(out)["warnings"] if "nominal" in line]
         assert len(told) == bool(words) and words in "".join(told)
+
+
+def test_a_plan_of_the_configuration_of_a_run(cli: Call) -> None:
+    """Its device is that of the plan; replicas and the GPUs of each are what is looked for."""
+    Path("run.toml").write_text('[run]\ntrace = "t.jsonl"\ndevice = "h100"\nreplicas = 3\ntp = 2\n')
+    wish = ("--config", "run.toml", "--tp", "1", "--limit", "4", "--workers", "1", "--no-plots")
+    code, out, err = cli(*wish, "--json", "--out", "plan")
+    assert code == 0
+    assert json.loads(out)["answer"] == {"device": "h100", "tp": 1, "replicas": 1, "gpus": 1}
+    assert "note: run.replicas 3 is not used: a plan looks for the number\n" in err
+    assert "note: run.tp 2 is not used: --tp says what a plan tries\n" in err
+    _, out, err = cli("t.jsonl", *wish[2:], "--device", "a100-80g", "--json", "--out", "other")
+    assert json.loads(out)["answer"]["device"] == "a100-80g"
+    assert "not used" not in err
 
 
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:

@@ -342,11 +342,13 @@ def test_conclusions_in_words() -> None:
     survives = {**outcome()["parts"][0], "survives": True}
     idle = {**survives, "part": "burstiness", "survives": None}
     assert conclusion(outcome(parts=[survives, idle])) == (
-        "a is better under every error of 10 % of 1 parts. Nothing here depends on: burstiness."
+        "a is better under every error of 10 % of 1 part. Nothing here depends on: burstiness."
     )
     assert conclusion(outcome(parts=[survives])) == (
-        "a is better under every error of 10 % of 1 parts."
+        "a is better under every error of 10 % of 1 part."
     )
+    both = conclusion(outcome(parts=[survives, survives]))
+    assert both == "a is better under every error of 10 % of 2 parts."
     tie = {"values": [1.0, 1.0], "difference": 0.0, "interval": None, "winner": None}
     assert "do not differ" in conclusion(outcome(base=tie))
 

@@ -47,6 +47,10 @@ def trace(number: int = 60, gap_ms: int = 100, more: str = "") -> str:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a small trace in it."""
     (tmp_path / "t.jsonl").write_text(trace())
+    (tmp_path / "mine.toml").write_text("[classes.chat]\nttft_ms = 900\n")
+    (tmp_path / "gpu.toml").write_text(
+        "memory_gib = 80\nmemory_gb_per_s = 2039\nbf16_tflops = 312\nhost_gb_per_s = 25\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
@@ -366,6 +370,18 @@ def test_a_specification(cli: Any) -> None:
         (("t.jsonl", "--target", "itl_ms"), ("--target", "ttft_ms")),
         (("t.jsonl", "-o", "."), (".", "expected a file, got a folder")),
         (("t.jsonl", "-o", "t.jsonl"), ("t.jsonl", "expected another file than the one that")),
+        (
+            ("t.jsonl", "--classes", "mine.toml", "-o", "mine.toml"),
+            ("mine.toml", "expected another file than the one that"),
+        ),
+        (
+            ("t.jsonl", "--config", "mine.toml", "-o", "./mine.toml"),
+            ("mine.toml", "expected another file than the one that"),
+        ),
+        (
+            ("t.jsonl", "--device", "gpu.toml", "-o", "gpu.toml"),
+            ("gpu.toml", "expected another file than the one that"),
+        ),
         (("t.jsonl", "-o", "t.jsonl/c.toml"), ("t.jsonl/c.toml", "Not a directory")),
         (("nowhere.jsonl",), ("nowhere.jsonl",)),
         (("t.jsonl", "--scheduler", "rotatng"), ("rotatng", "rotating")),

@@ -63,6 +63,18 @@ def test_a_setting_of_a_class_that_nobody_is_of(
     assert not [line for line in err if "no request is of" in line]
 
 
+def test_a_setting_that_an_axis_replaces(call: Call, inline: Inline, folder: Path) -> None:
+    (folder / "slow.toml").write_text("[run]\nrate_scale = 0.5\n")
+    given = ("t.jsonl", "--limit", "20", "--over", "rate=1,2", "--no-plots")
+    line = "note: run.rate_scale {} is not used: --over rate says what is tried"
+    arms = ("--schedulers", "vllm", "--arm", "slow.toml", "--rate-scale", "3", "-o", "a")
+    assert [each for each in call(*given, *arms)[2] if "not used" in each] == [line.format("3.0")]
+    err = call(*given, *arms[:4], "-o", "b")[2]
+    assert [each for each in err if "not used" in each] == [line.format("0.5")]
+    err = call(*given, "--schedulers", "vllm", "--concurrency", "2", "--lag", "1", "-o", "c")[2]
+    assert not [each for each in err if "--over" in each]
+
+
 def test_blocks_of_other_sizes_are_told_once(call: Call, inline: Inline) -> None:
     wish = ("t.jsonl", "--over", "kv_blocks=90,120", "--schedulers", "vllm,fcfs", "-o")
     err = call(*wish, "a")[2]

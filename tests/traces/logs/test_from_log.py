@@ -394,13 +394,27 @@ def test_a_column_of_classes_that_nobody_has(tmp_path: Path) -> None:
 def test_rows_of_one_value_only(tmp_path: Path) -> None:
     """What is wrong with other rows is not told; a number is compared as text."""
     rows = HEADER + "never,,,web\n2026-01-01,3,4,job\n2026-01-01,5,6,web\n"
-    found = log(tmp_path, rows, replace(CSV, only=("app", "job")))
+    found = log(tmp_path, rows, replace(CSV, only={"app": ["job"]}))
     assert seen(found) == [(0.0, 3, 4)]
     left = 'left out 2 rows that are no requests, the first: line 2: app: "web"'
     assert found.warnings == [f"{tmp_path / 'log'}: {left}"]
     day = '{"at": "2026-01-01", "out": 1, '
     calls = f'{day}"in": 1}}\n{day}"in": 2, "ok": 200}}'
-    assert seen(log(tmp_path, calls, replace(CSV, only=("ok", "200")))) == [(0.0, 2, 1)]
+    assert seen(log(tmp_path, calls, replace(CSV, only={"ok": ["200"]}))) == [(0.0, 2, 1)]
+
+
+def test_rows_of_one_of_several_values_and_of_several_columns(tmp_path: Path) -> None:
+    rows = HEADER + "".join(f"2026-01-01,{n},{n % 2 + 1},{'abc'[n % 3]}\n" for n in range(1, 13))
+    either = log(tmp_path, rows, replace(CSV, only={"app": ["a", "b"]}))
+    assert [each.input_length for each in either.records] == [1, 3, 4, 6, 7, 9, 10, 12]
+    both = log(tmp_path, rows, replace(CSV, only={"app": ["a", "b"], "out": ["2"]}))
+    assert [each.input_length for each in both.records] == [1, 3, 7, 9]
+    left = 'left out 8 rows that are no requests, the first: line 3: app: "c"'
+    assert both.warnings == [f"{tmp_path / 'log'}: {left}"]
+
+
+def test_a_row_of_nothing_has_no_columns(tmp_path: Path) -> None:
+    assert fault(tmp_path, "{}", CSV).endswith("expected a value, got nothing; there are none")
 
 
 def test_rows_that_are_true_as_json_says_it(tmp_path: Path) -> None:
@@ -408,23 +422,23 @@ def test_rows_that_are_true_as_json_says_it(tmp_path: Path) -> None:
     day = '"at": "2026-01-01", "out": 1'
     calls = f'{{{day}, "in": 1, "ok": false}}\n{{{day}, "in": 2, "ok": true}}\n'
     calls += f'{{{day}, "in": 3, "ok": null}}\n{{{day}, "in": 4}}'
-    found = log(tmp_path, calls, replace(CSV, only=("ok", "true")))
+    found = log(tmp_path, calls, replace(CSV, only={"ok": ["true"]}))
     assert seen(found) == [(0.0, 2, 1)] and 'the first: line 1: ok: "false"' in found.warnings[0]
     by = replace(CSV, class_by="ok", classes={"true": "chat"}, class_of_all="batch")
     named = [each.class_name for each in log(tmp_path, calls, by).records]
     assert named == ["batch", "chat", "batch", "batch"]
     for word in ("True", "None", ""):
-        assert "got none" in fault(tmp_path, calls, replace(CSV, only=("ok", word)))
+        assert "got none" in fault(tmp_path, calls, replace(CSV, only={"ok": [word]}))
 
 
 def test_rows_of_a_value_that_none_has(tmp_path: Path) -> None:
     """The columns are named, for the value may stand elsewhere."""
-    said = fault(tmp_path, '{"at": 1, "in": 2, "out": 3}', replace(CSV, only=("App", "job")))
+    said = fault(tmp_path, '{"at": 1, "in": 2, "out": 3}', replace(CSV, only={"App": ["job"]}))
     assert said == (
         ": expected at least one request, got none; left out 1 row that is no request: line 1: "
         "App: nothing; there are at, in, out"
     )
     rows = HEADER + "2026-01-01,3,4,job\n"
-    assert fault(tmp_path, rows, replace(CSV, only=("App", "job"))).startswith(
+    assert fault(tmp_path, rows, replace(CSV, only={"App": ["job"]})).startswith(
         ":1: expected a column 'App' (did you mean 'app'?), got at, in, out, app"
     )

@@ -282,6 +282,15 @@ def test_the_most_gpus_bound_the_replicas(cli: Call, monkeypatch: pytest.MonkeyP
     assert [(curve.gpus, curve.attainment) for curve in drawn] == [([4, 8], [0.4, 0.9])]
 
 
+def test_a_candidate_that_does_not_fit_is_not_run(
+    cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: Shares = {(1, 0): [], (4, 0): [1.0, 1.0], (4, 1): [1.0, 1.0]}
+    found, err = planned(cli, monkeypatch, shares, "--model", "llama-3.1-70b", "--no-plots")
+    assert (found[1]["failure"], found[4]["replicas"]) == (None, 1)
+    assert f"warning: a100-80g, tp 1: left out: {found[1]['unfit']}" in err
+
+
 def test_a_share_that_rounding_put_below_is_reached() -> None:
     wish = PlanWish(("any",), attainment=0.1 + 0.2)
     assert wish.attainment > 0.3 and reaches({"slo_attainment": 0.3}, wish)

@@ -75,7 +75,7 @@ def sweep_table(axes: Sequence[Axis], points: Points) -> Table:
     before = None
     for point in sorted(points, key=lambda each: order[each.place]):  # stable: arms keep theirs
         place = ["" if point.place == before else shown(value) for value in point.place]
-        table.add_row(*place, point.arm, *_cells(point), end_section=False)
+        table.add_row(*place, point.arm, *_cells(point))
         before = point.place
     table.caption, table.caption_justify = "Simulated.", "left"
     return table
@@ -140,7 +140,7 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _ordered(axes: Sequence[Axis], points: Points) -> list[tuple[Any, ...]]:
-    """Places by the order of the axes' values; refined numbers come where they belong."""
+    """Places axis by axis: numbers, those of a search too, ascending, words as they were given."""
 
     def rank(place: tuple[Any, ...]) -> list[float]:
         pairs = zip(axes, place, strict=True)

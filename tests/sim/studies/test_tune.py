@@ -57,6 +57,7 @@ def test_a_tuning_and_its_front(call: Call, inline: Inline, folder: Path) -> Non
     code, out, err = call(*VLLM, "--trials", "6", "-o", "t")
     assert (code, err[-1]) == (0, "tuning in t")
     found = json.loads((folder / "t/tune.json").read_text())
+    assert (found["version"], found["simulated"]) == (1, True)
     assert found["objectives"] == {
         "slo_attainment": "maximize",
         "output_throughput": "maximize",
@@ -125,12 +126,25 @@ def test_parameters_of_rotating_without_a_space(call: Call, inline: Inline) -> N
 def test_settings_that_do_not_fit_together_are_failed_trials(
     call: Call, inline: Inline, folder: Path
 ) -> None:
-    (folder / "space.toml").write_text(
+    """They are told before they run; others have nothing to measure, or a policy that is stuck."""
+    (folder / "fit.toml").write_text(
+        "[scheduler]\nmax_num_seqs = [8, 400]\nmax_num_batched_tokens = [300, 8192]\n"
+    )
+    (folder / "cut.toml").write_text(
         "[run]\nkv_blocks = [100, 5000]\nmax_model_len = [1000, 4000]\n"
     )
-    found = told(call, "t.jsonl", "--scheduler", "vllm", "--space", "space.toml", "-o", "t")
-    assert any(trial["failure"] for trial in found["trials"])
-    assert found["front"]
+    (folder / "stuck.toml").write_text('[run]\nscheduler = ["vllm", "harness:IdleScheduler"]\n')
+    for space, reason in (
+        ("fit", "scheduler.max_num_batched_tokens: expected at least max_num_seqs (400), got 300"),
+        ("cut", "no p99_ttft_ms"),
+        ("stuck", "requests can never run"),
+    ):
+        given = ("t.jsonl", "--scheduler", "vllm", "--space", f"{space}.toml", "--trials", "10")
+        found = told(call, *given, "-o", space)
+        assert any(reason in (trial["failure"] or "") for trial in found["trials"]), found["trials"]
+        for trial in found["trials"]:
+            assert (trial["values"] is None) == (trial["failure"] is not None)
+        assert found["front"]
 
 
 def test_a_process_that_dies_makes_no_failed_trial(
@@ -142,6 +156,13 @@ def test_a_process_that_dies_makes_no_failed_trial(
     code, _, err = call(*VLLM, "--trials", "6", "-o", "t")
     assert code == 1 and "its process died 2 times" in err[-1] and "goes on from there" in err[-1]
     assert told(call, *VLLM, "--trials", "6", "-o", "t") == straight
+
+
+def test_without_the_configuration_as_it_is_there_is_no_trial(call: Call, inline: Inline) -> None:
+    inline.kills = 0
+    code, out, err = call(*VLLM, "--trials", "1", "-o", "t")
+    assert (code, out) == (1, "")
+    assert err[-1].startswith("error: arm as it is: its process died 2 times")
 
 
 def test_a_tuning_in_which_every_trial_failed(call: Call, inline: Inline, folder: Path) -> None:

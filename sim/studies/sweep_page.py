@@ -63,8 +63,7 @@ def sweep_frame(axes: Sequence[Axis], points: Points, root: Path) -> dict[str, A
         column = np.array(values, np.float64) if axis.numeric else [shown(v) for v in values]
         columns[axis.name] = column
     for key in _numbers(rows[0][1].summary):
-        known = [number(run.summary, key) for _, run in rows]
-        columns[key] = np.array([np.nan if v is None else v for v in known], np.float64)
+        columns[key] = np.array([number(run.summary, key) for _, run in rows], np.float64)
     return columns
 
 
@@ -93,7 +92,7 @@ def peak_table(axes: Sequence[Axis], found: Sequence[Peak], wanted: float) -> Ta
         cells = _cells(peak.point) if peak.point else ["-"] * len(HEADS)
         table.add_row(*map(shown, peak.others), peak.arm, _rate(peak), *cells)
     notes = ["Rates are multiples of the trace's."]
-    if any(peak.rate is not None and not peak.bracketed for peak in found):
+    if any(not peak.bracketed for peak in found):
         notes.append(">=: no rate above it was tried.")
     notes += [_again(axes, peak) for peak in found if peak.kept_above]
     table.caption, table.caption_justify = Text(" ".join(notes)), "left"

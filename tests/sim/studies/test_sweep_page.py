@@ -17,6 +17,19 @@ RATES = Axis("rate", "run.rate_scale", (2, 1))
 WAYS = Axis("way", "scheduler.preemption", ("swap", "recompute"))
 AXES = (RATES, WAYS)
 ROOT = Path("s")
+HEADS = [
+    "Scheduler",
+    "SLO",
+    "%",
+    "goodput/s",
+    "requests/s",
+    "TTFT",
+    "p99",
+    "ms",
+    "TPOT",
+    "p99",
+    "ms",
+]
 
 
 def point(arm: str, place: Place, share: float | None = 0.5) -> Point:
@@ -33,10 +46,9 @@ def point(arm: str, place: Place, share: float | None = 0.5) -> Point:
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """The words of each line below the heads."""
+    """The words of each line but the rule."""
     lines = capsys.readouterr().out.splitlines()
-    rule = next(at for at, line in enumerate(lines) if "───" in line)
-    return [line.split() for line in lines[rule + 1 :] if line.strip()]
+    return [line.split() for line in lines if line.strip("─ ")]
 
 
 def test_points_stand_place_by_place(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +58,7 @@ def test_points_stand_place_by_place(capsys: pytest.CaptureFixture[str]) -> None
     print_table(sweep_table(AXES, [*points, point("c", (1, "swap"), None)]))
     figures = ["50", "1.5", "2", "-", "30"]
     assert rows(capsys) == [
+        ["rate", "way", *HEADS],
         ["1", "swap", "b", *figures],
         ["a", *figures],
         ["c", "-", *figures[1:]],
@@ -66,7 +79,9 @@ FOUND = Peak("c", ("swap",), point("c", (1.5, "swap"), 0.9), 1.5, True, ())
 
 def test_peaks_say_what_they_rest_on(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(peak_table(AXES, [BOUND, NONE, FOUND], 0.9))
-    found = rows(capsys)
+    title, heads, *found = rows(capsys)
+    assert " ".join(title) == "Peak goodput: the largest rate up to which 90 % meet theirs"
+    assert heads == ["way", "Scheduler", "peak", "rate", *HEADS[1:]]
     assert found[:3] == [
         ["swap", "a", ">=", "2", "50", "1.5", "2", "-", "30"],
         ["recompute", "b", "none*", *"-----"],
@@ -83,6 +98,7 @@ def test_peaks_say_what_they_rest_on(capsys: pytest.CaptureFixture[str]) -> None
 def test_peaks_are_stored_at_their_place_of_the_other_axes() -> None:
     points = [point("a", (2, "swap"))]
     told = sweep_json(AXES, 0.9, points, [BOUND, NONE], [], ROOT)
+    assert (told["version"], told["simulated"]) == (1, True)
     assert told["axes"][1] == {
         "name": "way",
         "key": "scheduler.preemption",

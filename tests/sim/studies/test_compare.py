@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,8 @@ import pytest
 from specs import document, write_spec
 
 from sim.commands import RunOptions
-from sim.studies.arms import load_arms
-from sim.studies.compare import COMPARISON, compare_command
+from sim.studies.arms import load_arms, plain_name
+from sim.studies.compare import COMPARISON, compare_command, simulate_into
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
 from superinfer.lab.results import load_run
@@ -163,6 +165,34 @@ def test_names_that_would_share_a_folder(folder: Path) -> None:
     (folder / "slow_plugin.Slow.toml").write_text("")
     with pytest.raises(ConfigError, match="expected different names"):
         arms("slow_plugin:Slow", "slow_plugin.Slow.toml")
+
+
+def test_a_folder_is_called_as_its_arm_where_it_can_be() -> None:
+    names = {"vllm": "vllm", "my.module:Mine": "my.module.Mine", "a/b": "a-b", "..x": "x"}
+    assert {name: plain_name(name) for name in names} == names
+    assert plain_name("...") == "arm"
+
+
+def test_results_are_copied_where_there_are_no_links(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network drives: a copy that was begun with links is begun again."""
+
+    def no_link(source: str, target: str, **_: object) -> None:
+        if source.endswith("summary.json"):
+            raise OSError(errno.EPERM, "no links here")
+        shutil.copy2(source, target)
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert compared("c", "vllm", "fcfs") == 0
+    for arm in ("vllm", "fcfs"):
+        assert len(load_run(folder / "c" / arm).requests) == 60
+    assert {path.name for path in (folder / "c").iterdir()} == {"vllm", "fcfs", COMPARISON}
+
+
+def test_a_run_says_where_it_is(folder: Path) -> None:
+    (config, _) = arms("vllm", "fcfs").values()
+    assert [simulate_into(config, Path("r")) for _ in range(2)] == [Path("r"), Path("r-2")]
 
 
 # -- what is shown --------------------------------------------------------------------------------

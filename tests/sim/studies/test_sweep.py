@@ -162,6 +162,8 @@ def test_seeds_draw_the_workload_again(call: Call, inline: Inline) -> None:
             (one["request_goodput"] + other["request_goodput"]) / 2
         )
         assert one["p99_ttft_ms"] != other["p99_ttft_ms"]
+    _, _, err = call("mixed", "--limit", "20", *given, "--no-plots")
+    assert "4 of 4 runs were there before" in err
 
 
 def test_without_rate_or_targets_a_note_says_so(call: Call, inline: Inline) -> None:

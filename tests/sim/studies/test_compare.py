@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from specs import document, write_spec
 from sim.commands import RunOptions
 from sim.studies.arms import load_arms, plain_name
 from sim.studies.compare import COMPARISON, compare_command, simulate_into
+from superinfer.costs import CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
+from superinfer.lab.report.values import number
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
@@ -217,6 +220,31 @@ def test_few_seeds_are_said_to_be_few(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Second range: 95% interval, paired over 2 seeds (paired t; few seeds)." in text
 
 
+def test_a_comparison_of_seeds_says_which_of_them_left_what_was_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its report has the means of the seeds also where the table has no room for a metric."""
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+    assert isinstance(cost, CalibratedCost)
+    narrow = {"attention_prefill": {"chunk_tokens": [1, 8]}}
+    write_profile(replace(cost.profile, range=narrow), Path("p.json"))
+    settings = ("workload.duration_s=4", "run.costs=p.json")
+    two = arms("vllm", "fcfs", trace="spec.toml", settings=settings)
+    assert compare_command(two, RunOptions(Path("c")), seeds=2, workers=1) == 0
+    shares = {
+        f"arm {name}, seed {seed}": load_run(folder / "c" / name / f"seed-{seed}").summary["trust"]
+        for name in two
+        for seed in (0, 1)
+    }
+    lines = [line for line in capsys.readouterr().err.splitlines() if "is extrapolated" in line]
+    for line, name in zip(lines, two, strict=True):
+        ours = [each for each in shares if each.startswith(f"arm {name},")]
+        worst = max(ours, key=lambda each: shares[each]["extrapolated_share"])
+        assert line.startswith(f"warning: {worst}: ")
+    medians = [load_run(folder / "c/fcfs" / f"seed-{n}").summary["median_e2el_ms"] for n in (0, 1)]
+    assert f">{number(sum(medians) / 2)}<" in (folder / "c/report.html").read_text()
+
+
 def test_what_a_policy_prints_is_not_the_answer(folder: Path) -> None:
     (folder / "x.toml").write_text('[run]\nscheduler = "slow_plugin:Slow"\n')
     out, err = process(
@@ -300,7 +328,11 @@ def test_an_arm_that_failed_is_mended(folder: Path, capsys: pytest.CaptureFixtur
     before = (folder / "c/vllm/summary.json").read_bytes()
     (folder / "x.toml").write_text('[run]\nscheduler = "fcfs"\n')
     (folder / "y.toml").write_text("[run]\nlag = 0\n")
+    (folder / "c/vllm/notes.txt").write_text("mine")
+    for stored_run in stored(folder / "c"):  # as if the copies of them had been stopped
+        (folder / "c/.study" / f".{stored_run.parent.name}.copy").mkdir()
     assert compared("c", "vllm", "x.toml", "y.toml") == 0
+    assert (folder / "c/vllm/notes.txt").exists(), "what was whole is left alone"
     assert list(json.loads(capsys.readouterr().out)["arms"]) == ["vllm", "x", "y"]
     assert (folder / "c/vllm/summary.json").read_bytes() == before
     assert load_run(folder / "c" / "y").config["run"]["lag"] == 0, "what it was before is gone"

@@ -11,6 +11,7 @@ import numpy as np
 from executor.answers import Answer, Answers
 from executor.arrivals import Arrivals
 from executor.defaults import device_and_model
+from executor.device import find_device
 from executor.interrupt import stopping
 from executor.models import Model
 from executor.models.base import check_length
@@ -72,6 +73,8 @@ def generate_command(wish: Wish, options: ModelOptions, seed: int, as_json: bool
 
 
 def _config(wish: Wish, seed: int) -> Config:
+    if wish.device is not None:
+        find_device(wish.device, "--device")  # a fault is told by the option, not by the setting
     return load_config(
         None,
         (),

@@ -195,6 +195,15 @@ class ConfigOptions:
             **{**given, "duration_s": self.duration, **(run or {})},
         )
 
+    def gives(self, key: str) -> str:
+        """The option that gives a setting, by its key; empty where none does."""
+        section, _, name = key.partition(".")
+        field = "duration" if name == "duration_s" else name
+        if section == "run" and getattr(self, field, None) is not None:
+            return "TRACE" if field == "trace" else f"--{field.replace('_', '-')}"
+        named = {setting.partition("=")[0].strip() for setting in self.settings or ()}
+        return f"--set {key}" if key in named else ""
+
     def load_at(
         self, extra: Mapping[str, Value], scheduler: str | None, file: Path | None = None
     ) -> Config:

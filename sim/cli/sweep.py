@@ -16,6 +16,7 @@ from sim.cli.options import (
     StudyOptions,
     scheduler_names,
 )
+from superinfer.errors import ConfigError
 
 if TYPE_CHECKING:
     from superinfer.lab.config import Config
@@ -88,4 +89,8 @@ def sweep(
         name: arm_of(file, scheduler)
         for name, file, scheduler in named_arms(names, arm or (), "sweep")
     }
+    for axis in wish.axes:
+        if option := options.gives(axis.key):
+            values = f"{axis.name} is an axis (--over), which gives the values"
+            raise ConfigError(f"{option}: expected none: {values}")
     raise typer.Exit(sweep_command(arms, wish))

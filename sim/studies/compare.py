@@ -192,10 +192,9 @@ def _copy_folder(source: Path, target: Path) -> None:
             return
         shutil.rmtree(target)
     staged = source.parent / f".{source.name}.copy"
-    shutil.rmtree(staged, ignore_errors=True)
     try:
         shutil.copytree(source, staged, copy_function=os.link)
-    except (OSError, shutil.Error):  # no links on this file system
+    except (OSError, shutil.Error):  # no links on this file system, or what a stop left there
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(source, staged)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ A candidate is a device and a degree of tensor parallelism on which the model fi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.cli.progress import showing_progress
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
+from superinfer.lab.config.run import RunConfig
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.prices import load_prices
 from superinfer.lab.results import write_run
@@ -73,13 +74,15 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     warn_of_notes(config)
     if config.run.slow_replicas:
         raise ConfigError("run.slow_replicas: expected none: a plan is of replicas that are alike")
+    devices = _devices(config, wish)
+    for line in _untried(config, wish, devices):
+        say(f"note: {line}")
     say_of_pairs(as_point(config))
-    prices = load_prices(wish.prices, [*_devices(config, wish)])
+    prices = load_prices(wish.prices, [*devices])
     if wish.out is not None:
         check_kept(wish.out, _STUDY)
     check_seeds(config.run, wish.seeds)
-    found = Plan(config, wish, prices, _candidates(config, wish))
-    _say_what_is_sought(config)
+    found = Plan(config, wish, prices, _candidates(config, wish, devices))
     warn_of_models(as_point(config))
     warn_of_blocks({(each.name, ""): each.config for each in found.candidates if not each.unfit})
     stdin = kept_stdin(config)
@@ -95,23 +98,13 @@ def plan_command(config: Config, wish: PlanWish) -> int:
     return 1 if any(each.failure for each in found.candidates) else 0
 
 
-def _say_what_is_sought(config: Config) -> None:
-    """A configuration may be that of a run, whose numbers of replicas and of their GPUs the plan
-    is to find.
-    """
-    if config.run.replicas != 1:
-        say(f"note: run.replicas {config.run.replicas} is not used: a plan looks for the number")
-    if config.run.tp != 1:
-        say(f"note: run.tp {config.run.tp} is not used: --tp says what a plan tries")
-
-
 # -- candidates -----------------------------------------------------------------------------------
 
 
-def _candidates(config: Config, wish: PlanWish) -> list[Candidate]:
+def _candidates(config: Config, wish: PlanWish, devices: Mapping[str, str]) -> list[Candidate]:
     """Every device with every degree of at most so many GPUs; those that cannot run say why."""
     found = []
-    for name, spelling in _devices(config, wish).items():
+    for name, spelling in devices.items():
         for tp in sorted(set(wish.degrees)):
             if tp <= wish.most_gpus:
                 found.append(_candidate(config, name, spelling, tp))
@@ -129,6 +122,17 @@ def _devices(config: Config, wish: PlanWish) -> dict[str, str]:
         name = find_device(device, config.run.costs).name
         found.setdefault(name, device if device.endswith(".toml") else name)
     return found
+
+
+def _untried(config: Config, wish: PlanWish, devices: Mapping[str, str]) -> Iterator[str]:
+    """What a configuration says of the machine, and the plan does not go by."""
+    run, usual = config.run, RunConfig()
+    if run.replicas != usual.replicas:
+        yield f"run.replicas: {run.replicas} is not used: a plan looks for their number"
+    if run.device not in {usual.device, *wish.devices, *devices}:
+        yield f"run.device: {run.device} is not tried: --device has {', '.join(devices)}"
+    if run.tp not in {usual.tp, *wish.degrees}:
+        yield f"run.tp: {run.tp} is not tried: --tp has {', '.join(map(str, wish.degrees))}"
 
 
 def _candidate(config: Config, device: str, spelling: str, tp: int) -> Candidate:

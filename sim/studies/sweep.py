@@ -125,9 +125,7 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
 
 
 def _say_what_axes_replace(arms: Arms, axes: Iterable[Axis]) -> None:
-    """An axis does not multiply what a configuration says, as `--rate-scale 2` beside rates may be
-    meant: it takes its place.
-    """
+    """An axis takes the place of what a file says: a `rate_scale` is not multiplied."""
     runs = [arm({}).run for arm in arms.values()]
     for axis in axes:
         section, _, name = axis.key.partition(".")

@@ -63,8 +63,7 @@ def sweep_frame(axes: Sequence[Axis], points: Points, root: Path) -> dict[str, A
         column = np.array(values, np.float64) if axis.numeric else [shown(v) for v in values]
         columns[axis.name] = column
     for key in _numbers(rows[0][1].summary):
-        known = [number(run.summary, key) for _, run in rows]
-        columns[key] = np.array([np.nan if v is None else v for v in known], np.float64)
+        columns[key] = np.array([number(run.summary, key) for _, run in rows], np.float64)
     return columns
 
 
@@ -75,7 +74,7 @@ def sweep_table(axes: Sequence[Axis], points: Points) -> Table:
     before = None
     for point in sorted(points, key=lambda each: order[each.place]):  # stable: arms keep theirs
         place = ["" if point.place == before else shown(value) for value in point.place]
-        table.add_row(*place, point.arm, *_cells(point), end_section=False)
+        table.add_row(*place, point.arm, *_cells(point))
         before = point.place
     table.caption, table.caption_justify = "Simulated.", "left"
     return table
@@ -93,7 +92,7 @@ def peak_table(axes: Sequence[Axis], found: Sequence[Peak], wanted: float) -> Ta
         cells = _cells(peak.point) if peak.point else ["-"] * len(HEADS)
         table.add_row(*map(shown, peak.others), peak.arm, _rate(peak), *cells)
     notes = ["Rates are multiples of the trace's."]
-    if any(peak.rate is not None and not peak.bracketed for peak in found):
+    if any(not peak.bracketed for peak in found):
         notes.append(">=: no rate above it was tried.")
     notes += [_again(axes, peak) for peak in found if peak.kept_above]
     table.caption, table.caption_justify = Text(" ".join(notes)), "left"
@@ -140,7 +139,7 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _ordered(axes: Sequence[Axis], points: Points) -> list[tuple[Any, ...]]:
-    """Places by the order of the axes' values; refined numbers come where they belong."""
+    """Places axis by axis: numbers, those of a search too, ascending, words as they were given."""
 
     def rank(place: tuple[Any, ...]) -> list[float]:
         pairs = zip(axes, place, strict=True)

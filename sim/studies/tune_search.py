@@ -86,11 +86,12 @@ class Search:
         names = [f"trial {begun + at}" for at in range(len(batch))]
         for name, params in zip(names, batch, strict=True):
             try:
-                arms[name] = self.config_at(params)
-                build_engine(arms[name])
+                config = self.config_at(params)
+                build_engine(config)
             except ConfigError as error:  # settings that do not fit together
-                arms.pop(name, None)
                 reasons[name] = str(error)
+            else:
+                arms[name] = config
         result = run_study(replace(self.study, arms=arms), report)
         for failure in result.failures:
             if failure.passing:

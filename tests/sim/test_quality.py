@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from pages import text
 
+from sim.commands import RunOptions
+from sim.studies.compare import compare_command
 from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import list_profiles, load_profile
@@ -46,6 +48,21 @@ def trace(tmp_path: Path) -> Path:
 def summary_of(trace: Path, *settings: str) -> dict[str, Any]:
     config = load_config(None, [*SETTINGS, *settings], trace=str(trace))
     return dict(simulated(config, load_workload(config))[1])
+
+
+def test_a_comparison_shows_the_bits_of_each_class(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = {
+        name: load_config(None, SETTINGS, trace=str(trace), scheduler=name)
+        for name in ("fcfs", "rotating")
+    }
+    assert compare_command(arms, RunOptions(tmp_path / "c", plots=False), workers=1) == 0
+    table = capsys.readouterr().out.partition("Precision of the KV cache")[2]
+    rows = [line.split()[:2] for line in table.splitlines()]
+    assert [row for row in rows if row and row[0] in {"chat", "batch"}] == [
+        [name, arm] for name in ("batch", "chat") for arm in arms
+    ]
 
 
 def test_a_profile_with_qualities_gives_figures_by_class(trace: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ Sources = Source | Sequence[Source] | Mapping[str, Source]
 Arms = Sequence[Source] | Mapping[str, Source | Sequence[Source]]
 
 
-def run_of(source: Source) -> Run:
+def run_of(source: object) -> Run:
     """The run itself, or the one that is stored in a folder.
 
     ConfigError for anything else, such as the seeds of an arm.
@@ -29,7 +29,7 @@ def named_runs(runs: Sources) -> dict[str, Run]:
     """Runs by name: the names given, or those of their folders, as far up as they differ."""
     if isinstance(runs, Mapping):
         return {name: run_of(source) for name, source in runs.items()}
-    loaded = _loaded(runs)
+    loaded = [run_of(source) for source in _each(runs)]
     if not loaded:
         raise ConfigError("expected at least one run")
     folders = [run.folder.absolute().parts[1:] for run in loaded]
@@ -41,10 +41,10 @@ def named_runs(runs: Sources) -> dict[str, Run]:
 
 
 def arms_of(runs: Sources | Arms) -> dict[str, list[Run]]:
-    """Runs by arm, one per seed."""
+    """Runs by arm, one per seed; ConfigError for an arm of anything else."""
     if not isinstance(runs, Mapping):
         return {name: [run] for name, run in named_runs(runs).items()}
-    return {name: _loaded(each) for name, each in runs.items()}
+    return {name: _seeds_of(name, each) for name, each in runs.items()}
 
 
 def plot_data_of(runs: Sources) -> dict[str, PlotData]:
@@ -54,10 +54,20 @@ def plot_data_of(runs: Sources) -> dict[str, PlotData]:
     }
 
 
-def _loaded(runs: Source | Sequence[Source]) -> list[Run]:
-    if isinstance(runs, Source) or not isinstance(runs, Iterable):
-        return [run_of(runs)]
-    return [run_of(source) for source in runs]
+def _seeds_of(name: str, given: object) -> list[Run]:
+    """The runs of an arm, whose name a fault begins with."""
+    found = []
+    for each in _each(given):
+        if not isinstance(each, Source):
+            expected = "expected a run, the path of its folder, or a list of these by seed"
+            raise ConfigError(f"arm {name}: {expected}, got {type(each).__name__}")
+        found.append(run_of(each))
+    return found
+
+
+def _each(runs: object) -> Iterable[object]:
+    """What a list holds, or the one thing that is no list."""
+    return runs if isinstance(runs, Iterable) and not isinstance(runs, Source | Mapping) else [runs]
 
 
 def _no_run(source: object) -> str:

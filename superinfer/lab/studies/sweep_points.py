@@ -35,7 +35,7 @@ class Point:
         """Smallest and largest over the seeds; None where a run has none."""
         values = [number(run.summary, metric) for run in self.runs]
         known = [value for value in values if value is not None]
-        return (min(known), max(known)) if known and len(known) == len(values) else None
+        return (min(known), max(known)) if len(known) == len(values) else None
 
 
 Points = Sequence[Point]
@@ -64,8 +64,7 @@ class Peak:
 
 def rate_axis(axes: Sequence[Axis]) -> int | None:
     """Which axis is the arrival rate."""
-    places = (at for at, axis in enumerate(axes) if axis.key == RATE and axis.numeric)
-    return next(places, None)
+    return next((at for at, axis in enumerate(axes) if axis.key == RATE), None)
 
 
 def peaks(axes: Sequence[Axis], points: Points, wanted: float) -> list[Peak]:
@@ -108,7 +107,7 @@ def _next_rate(
     kept = _kept(line, wanted)
     if not kept:
         smaller = line[0][0] / 2
-        return smaller if smaller >= bounds[0] > 0 else None
+        return smaller if smaller >= bounds[0] else None
     good = kept[-1]
     above = min((rate for rate, _ in line if rate > good), default=None)
     if above is None:

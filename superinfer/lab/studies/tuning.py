@@ -153,7 +153,6 @@ def opened(path: Path, task: Task) -> Iterator[Tuning]:
     Raises ConfigError for a file that is no such database, is in use, or belongs to another task,
     SuperInferError where it cannot be written, as on a full disk.
     """
-    require_optuna()
     import optuna
     from sqlalchemy.exc import DatabaseError
 

@@ -177,9 +177,11 @@ def test_words_that_mean_nothing(folders: list[Path]) -> None:
         plot_latency_cdf({"one": folders})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got int"):
         plot_latency_cdf({"one": 1})  # type: ignore[dict-item]
-    for runs in (1, {"one": 1}, {"one": None}):
-        with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got "):
-            compare_runs(runs)  # type: ignore[arg-type]
+    for wrong in (1, [1], {"0": folders[0]}):
+        with pytest.raises(ConfigError, match=r"^arm one: expected a run, .*, got (int|dict)$"):
+            compare_runs({"fcfs": folders[0], "one": wrong})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="expected a run, or the path of its folder, got int"):
+        compare_runs(1)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="column: expected waiting or running"):
         plot_timeline(folders, "sleeping")  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_where_all_keep_it_the_peak_is_a_bound() -> None:
 
 def test_where_none_keeps_it_there_is_no_peak() -> None:
     (peak,) = peaks([RATES], over_rate([0.9, 0.5]), 0.95)
-    assert peak.rate is None and peak.point is None
+    assert (peak.rate, peak.point, peak.bracketed) == (None, None, True)
 
 
 def test_every_arm_and_every_place_of_the_others_has_its_own() -> None:
@@ -83,6 +84,8 @@ def refined(shares: Mapping[Value, float | None], tolerance: float = 0.1) -> lis
 def test_a_search_halves_the_gap() -> None:
     assert refined({1: 1.0, 2: 0.99, 3: 0.5, 4: 0.2}) == [2.5]
     assert refined({1: 1.0, 2: 0.99, 2.1: 0.5}) == [], "close enough"
+    assert refined({1: 1.0, 1.5: 0.5}, 0.5) == [], "and so is what is just within it"
+    assert refined({1: 1.0, 2: None}) == [1.5], "where nobody is judged nothing is kept"
     assert refined({1: 1.0, 2: 0.9, 3: 0.96, 4: 0.5}) == [1.5], "below the first that fails"
     assert refined({1: 0.9, 2: 0.96}) == [0.5]
 
@@ -90,8 +93,8 @@ def test_a_search_halves_the_gap() -> None:
 def test_a_search_leaves_the_axis_where_it_must() -> None:
     assert refined({1: 1.0, 2: 1.0, 4: 1.0}) == [8]
     assert refined({1: 0.5, 2: 0.4}) == [0.5]
-    assert refined({64: 1.0}) == [], "not for ever"
-    assert refined({0.0625: 0.5}) == []
+    assert (refined({32: 1.0}), refined({64: 1.0})) == ([64], []), "not for ever"
+    assert (refined({0.125: 0.5}), refined({0.0625: 0.5})) == ([0.0625], [])
     assert refined({1: None, 2: None}) == []
 
 
@@ -110,6 +113,8 @@ def test_seeds_are_averaged_and_have_a_range() -> None:
     assert both.value("slo_attainment") == pytest.approx(0.95)
     assert both.range_of("slo_attainment") == (0.9, 1.0)
     assert both.range_of("p99_ttft_ms") is None
+    one_unjudged = replace(both, runs=(*runs, Run(Path("x"), {"slo_attainment": None})))
+    assert one_unjudged.range_of("slo_attainment") is None
     (peak,) = peaks([RATES], [both], 0.95)
     assert peak.rate == 1
 

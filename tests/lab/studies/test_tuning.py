@@ -168,10 +168,19 @@ def test_a_database_is_used_once_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_optuna_says_nothing_of_its_own(tmp_path: Path) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    with opened(tmp_path / "a.db", TASK):
+        assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+
+
 def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_text("hello, this is certainly not a database of trials\n" * 20)
+    expected = "a.db: expected an SQLite database of trials: file is not a database$"
     with (
-        pytest.raises(ConfigError, match="expected an SQLite database of trials"),
+        pytest.raises(ConfigError, match=expected),
         opened(tmp_path / "a.db", TASK),
     ):
         pass

@@ -29,6 +29,7 @@ def test_compare_runs_every_scheduler_on_one_workload(cli: Cli, folder: Path) ->
     again = cli("compare", "t.jsonl", "--out", "c", "--schedulers", "fcfs, priority")
     pages = {"compare.png", "report.html", "comparison.json"}
     assert left_in(folder / "c-2") == {"fcfs", "priority", *pages}
+    assert "report.html" in left_in(folder / "c-2/priority")
     assert "priority" in again.out
     assert "results in c-2/fcfs\n" in again.err
 

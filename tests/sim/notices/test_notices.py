@@ -217,16 +217,20 @@ def test_every_study_says_what_a_run_says(
     assert error.count(f"note: {ALIKE}\n") == 1
 
 
+MANY = ("--set", "run.kv_blocks=18000")
+ONE_BY_ONE = ("--workers", "1", "--no-plots")
+
+
 @pytest.mark.parametrize(
     ("study", "whose"),
     [
-        (("run", "--no-plots"), ""),
-        (("suggest-slo",), ""),
+        (("run", *MANY, "--no-plots"), ""),
+        (("suggest-slo", *MANY), ""),
         (
-            ("plan", "--device", "a100-80g,h200", "--tp", "1,2", "--workers", "1", "--no-plots"),
+            ("plan", *MANY, "--device", "a100-80g,h200", "--tp", "1,2", *ONE_BY_ONE),
             "arm a100-80g, tp 1: ",
         ),
-        (("compare", "--schedulers", "fcfs,edf", "--workers", "1", "--no-plots"), ""),
+        (("compare", *MANY, "--schedulers", "fcfs,edf", *ONE_BY_ONE), ""),
         (
             ("sweep", "--schedulers", "fcfs", "--over", "run.kv_blocks=9,18000", "--workers", "1"),
             "arm fcfs at run.kv_blocks=18000: ",
@@ -238,7 +242,7 @@ def test_more_blocks_than_there_is_memory_for(
     study: tuple[str, ...], whose: str, command: Command, alike: Path
 ) -> None:
     name, *settings = study
-    code, _, error = command(name, "t.jsonl", *settings, "--set", "run.kv_blocks=18000")
+    code, _, error = command(name, "t.jsonl", *settings)
     assert code == 0
     line = f"warning: {whose}run.kv_blocks: 18,000 blocks take 70.3 GiB of each a100-80g at tp 1"
     assert error.count(line) == error.count("blocks take") == 1

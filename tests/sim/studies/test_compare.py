@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import pytest
 from specs import document, write_spec
 
 from sim.commands import RunOptions
-from sim.studies.arms import load_arms
-from sim.studies.compare import COMPARISON, compare_command
+from sim.studies.arms import load_arms, plain_name
+from sim.studies.compare import COMPARISON, compare_command, simulate_into
+from superinfer.costs import CalibratedCost, build_cost, write_profile
 from superinfer.errors import ConfigError
 from superinfer.lab.config import Config, load_config
+from superinfer.lab.report.values import number
 from superinfer.lab.results import load_run
 from superinfer.schedulers import SCHEDULERS
 
@@ -165,6 +170,34 @@ def test_names_that_would_share_a_folder(folder: Path) -> None:
         arms("slow_plugin:Slow", "slow_plugin.Slow.toml")
 
 
+def test_a_folder_is_called_as_its_arm_where_it_can_be() -> None:
+    names = {"vllm": "vllm", "my.module:Mine": "my.module.Mine", "a/b": "a-b", "..x": "x"}
+    assert {name: plain_name(name) for name in names} == names
+    assert plain_name("...") == "arm"
+
+
+def test_results_are_copied_where_there_are_no_links(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network drives: a copy that was begun with links is begun again."""
+
+    def no_link(source: str, target: str, **_: object) -> None:
+        if source.endswith("summary.json"):
+            raise OSError(errno.EPERM, "no links here")
+        shutil.copy2(source, target)
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert compared("c", "vllm", "fcfs") == 0
+    for arm in ("vllm", "fcfs"):
+        assert len(load_run(folder / "c" / arm).requests) == 60
+    assert {path.name for path in (folder / "c").iterdir()} == {"vllm", "fcfs", COMPARISON}
+
+
+def test_a_run_says_where_it_is(folder: Path) -> None:
+    (config, _) = arms("vllm", "fcfs").values()
+    assert [simulate_into(config, Path("r")) for _ in range(2)] == [Path("r"), Path("r-2")]
+
+
 # -- what is shown --------------------------------------------------------------------------------
 
 
@@ -185,6 +218,31 @@ def test_few_seeds_are_said_to_be_few(capsys: pytest.CaptureFixture[str]) -> Non
     assert compare_command(two, options, seeds=2, workers=1) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Second range: 95% interval, paired over 2 seeds (paired t; few seeds)." in text
+
+
+def test_a_comparison_of_seeds_says_which_of_them_left_what_was_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its report has the means of the seeds also where the table has no room for a metric."""
+    cost = build_cost("llama-3.1-8b", "a100-80g", 1, "calibrated")
+    assert isinstance(cost, CalibratedCost)
+    narrow = {"attention_prefill": {"chunk_tokens": [1, 8]}}
+    write_profile(replace(cost.profile, range=narrow), Path("p.json"))
+    settings = ("workload.duration_s=4", "run.costs=p.json")
+    two = arms("vllm", "fcfs", trace="spec.toml", settings=settings)
+    assert compare_command(two, RunOptions(Path("c")), seeds=2, workers=1) == 0
+    shares = {
+        f"arm {name}, seed {seed}": load_run(folder / "c" / name / f"seed-{seed}").summary["trust"]
+        for name in two
+        for seed in (0, 1)
+    }
+    lines = [line for line in capsys.readouterr().err.splitlines() if "is extrapolated" in line]
+    for line, name in zip(lines, two, strict=True):
+        ours = [each for each in shares if each.startswith(f"arm {name},")]
+        worst = max(ours, key=lambda each: shares[each]["extrapolated_share"])
+        assert line.startswith(f"warning: {worst}: ")
+    medians = [load_run(folder / "c/fcfs" / f"seed-{n}").summary["median_e2el_ms"] for n in (0, 1)]
+    assert f">{number(sum(medians) / 2)}<" in (folder / "c/report.html").read_text()
 
 
 def test_what_a_policy_prints_is_not_the_answer(folder: Path) -> None:
@@ -270,7 +328,11 @@ def test_an_arm_that_failed_is_mended(folder: Path, capsys: pytest.CaptureFixtur
     before = (folder / "c/vllm/summary.json").read_bytes()
     (folder / "x.toml").write_text('[run]\nscheduler = "fcfs"\n')
     (folder / "y.toml").write_text("[run]\nlag = 0\n")
+    (folder / "c/vllm/notes.txt").write_text("mine")
+    for stored_run in stored(folder / "c"):  # as if the copies of them had been stopped
+        (folder / "c/.study" / f".{stored_run.parent.name}.copy").mkdir()
     assert compared("c", "vllm", "x.toml", "y.toml") == 0
+    assert (folder / "c/vllm/notes.txt").exists(), "what was whole is left alone"
     assert list(json.loads(capsys.readouterr().out)["arms"]) == ["vllm", "x", "y"]
     assert (folder / "c/vllm/summary.json").read_bytes() == before
     assert load_run(folder / "c" / "y").config["run"]["lag"] == 0, "what it was before is gone"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_engine import Inline
 from specs import document, write_spec
 
 from sim.studies.candidates import Candidate, Plan, PlanWish
+from sim.studies.plan import reaches
 from sim.summaries import simulated
 from sim.workload import load_workload
 from superinfer.costs import DEVICES, CalibratedCost, build_cost, write_profile
@@ -21,6 +23,8 @@ from superinfer.lab.config import Config, load_config
 from superinfer.lab.pictures.goodput import Curve, write_goodput_plot
 from superinfer.lab.prices import EXAMPLES, Price, Prices, load_prices
 from superinfer.lab.studies.bisect import Fewest
+from superinfer.metrics import RunMetrics
+from traces.workload import Workload
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -184,6 +188,7 @@ def test_a_plan_and_how_it_goes_on(cli: Call) -> None:
     assert found["per_million_output_tokens"] == pytest.approx(1e6 * per_hour / tokens)
     assert {replicas - 1, replicas} <= {probe["replicas"] for probe in found["probes"]}
     assert "prices of a100-80g are examples" in err
+    assert "plan in plan\n" in err and not Path("plan/goodput.png").exists()
     stored = {path: path.stat().st_mtime_ns for path in Path("plan/study").glob("*/summary.json")}
     assert len(stored) == len(found["probes"]) + 1  # and one alone
     assert json.loads(cli(*arguments)[1]) == plan
@@ -220,6 +225,76 @@ def test_every_draw_has_to_keep_the_targets(cli: Call, folder: Path) -> None:
 
 def drawn(replicas: int) -> list[Config]:
     return [load_config(None, trace="spec.toml", replicas=replicas, seed=n) for n in range(3)]
+
+
+Shares = dict[tuple[int, int], list[float | None]]
+"""By the degree and the number of replicas, 0 being alone: what each draw is to give."""
+
+
+def planned(
+    cli: Call, monkeypatch: pytest.MonkeyPatch, shares: Shares, *more: str
+) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """What a plan finds out of each degree where runs give these shares, and what it says."""
+    write_spec(Path(), document(1, chat={"class": "chat", "rate_per_s": 2.0, **FEW}))
+
+    def with_share(config: Config, workload: Workload) -> tuple[RunMetrics, dict[str, Any]]:
+        metrics, summary = simulated(config, workload)
+        run = config.run
+        share = shares[run.tp, 0 if run.concurrency else run.replicas][run.seed]
+        return metrics, {**summary, "slo_attainment": share}
+
+    monkeypatch.setattr("sim.studies.plan.simulated", with_share)
+    monkeypatch.setattr("superinfer.lab.studies.study.Processes", lambda _: Inline())
+    degrees = ",".join(str(tp) for tp in sorted({tp for tp, _ in shares}))
+    given = ("--tp", degrees, "--seeds", "2", "--out", "plan", "--json", *more)
+    code, out, err = cli("spec.toml", *given)
+    assert code == 0, err
+    return {each["tp"]: each for each in json.loads(out)["candidates"]}, err.splitlines()
+
+
+FEW = {
+    "prompt": {"family": "fixed", "value": 20},
+    "answer": {"family": "fixed", "value": 2},
+}
+
+
+def test_alone_too_the_worst_draw_counts(cli: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in which nobody is judged is as bad as one in which all are late."""
+    found, _ = planned(
+        cli,
+        monkeypatch,
+        {(1, 0): [0.9, 1.0], (2, 0): [1.0, None], (4, 0): [1.0, 0.95], (4, 1): [1.0, 1.0]},
+        "--no-plots",
+    )
+    assert [each["alone_attainment"] for each in found.values()] == [0.9, None, 0.95]
+    assert [each["replicas"] for each in found.values()] == [None, None, 1]
+
+
+def test_the_most_gpus_bound_the_replicas(cli: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture is over GPUs, too."""
+    drawn = []
+    write = "superinfer.lab.pictures.goodput.write_goodput_plot"
+    monkeypatch.setattr(write, lambda curves, *_: drawn.extend(curves))
+    shares: Shares = {(4, 0): [1.0, 1.0], (4, 1): [0.5, 0.4], (4, 2): [0.9, 1.0]}
+    found, err = planned(cli, monkeypatch, shares, "--max-gpus", "11")
+    assert (found[4]["replicas"], [each["gpus"] for each in found[4]["probes"]]) == (None, [4, 8])
+    assert "a100-80g, tp 4, 1 replica: 40 % meet their targets in the worst of 2 draws" in err
+    assert [(curve.gpus, curve.attainment) for curve in drawn] == [([4, 8], [0.4, 0.9])]
+
+
+def test_a_candidate_that_does_not_fit_is_not_run(
+    cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: Shares = {(1, 0): [], (4, 0): [1.0, 1.0], (4, 1): [1.0, 1.0]}
+    found, err = planned(cli, monkeypatch, shares, "--model", "llama-3.1-70b", "--no-plots")
+    assert (found[1]["failure"], found[4]["replicas"]) == (None, 1)
+    assert f"warning: a100-80g, tp 1: left out: {found[1]['unfit']}" in err
+
+
+def test_a_share_that_rounding_put_below_is_reached() -> None:
+    wish = PlanWish(("any",), attainment=0.1 + 0.2)
+    assert wish.attainment > 0.3 and reaches({"slo_attainment": 0.3}, wish)
+    assert not reaches({"slo_attainment": 0.3 - 1e-9}, wish)
 
 
 def test_of_equally_many_gpus_the_cheapest_comes_first_and_the_unpriced_last() -> None:
@@ -305,16 +380,46 @@ def test_bad_input_is_one_line(cli: Call, arguments: Sequence[str], words: str) 
     assert not Path("plan").exists()
 
 
-def test_a_run_that_judges_nobody_is_one_line(cli: Call) -> None:
-    """The run ends before anybody comes."""
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (
+            "replicas = 4\ndevice = 'h200'\ntp = 16",
+            [
+                "note: run.replicas: 4 is not used: a plan looks for their number",
+                "note: run.device: h200 is not tried: --device has h100, a100-80g",
+                "note: run.tp: 16 is not tried: --tp has 1, 2",
+            ],
+        ),
+        ("device = 'h100'\ntp = 2", []),
+        ("", []),
+    ],
+)
+def test_what_a_configuration_says_of_the_machine_and_a_plan_leaves_out(
+    cli: Call, table: str, told: list[str]
+) -> None:
+    """A mistake ends it before anything runs."""
+    Path("run.toml").write_text(f"[run]\n{table}\n")
+    wish = ("--device", "h100,a100-80g", "--tp", "1,2", "--seeds", "2", "--config", "run.toml")
+    code, _, err = cli("t.jsonl", *wish)
+    assert (code, err.splitlines()[:-1]) == (2, told)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--duration", "0.01"), "--duration 0.01"),
+        (("--set", "run.window_s=[0, 0.01]"), "run.window_s = [0.0, 0.01]"),
+    ],
+)
+def test_a_run_that_judges_nobody_is_one_line(cli: Call, given: Sequence[str], named: str) -> None:
+    """What is judged ends before anybody comes."""
     Path("late.jsonl").write_text(trace(2000, 4).replace('"timestamp": ', '"timestamp": 9'))
-    code, out, err = cli(
-        *("late.jsonl", "--tp", "1", "--duration", "0.01", "--workers", "1", "--out", "plan")
-    )
+    code, out, err = cli("late.jsonl", "--tp", "1", *given, "--workers", "1", "--out", "plan")
     assert (code, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line == (
-        "error: a100-80g, tp 1, 1 replica with --duration 0.01: expected a request with targets "
+        f"error: a100-80g, tp 1, 1 replica with {named}: expected a request with targets "
         "that can be judged, got none"
     )
 
@@ -412,11 +517,18 @@ def test_a_plan_of_the_configuration_of_a_run(cli: Call) -> None:
     code, out, err = cli(*wish, "--json", "--out", "plan")
     assert code == 0
     assert json.loads(out)["answer"] == {"device": "h100", "tp": 1, "replicas": 1, "gpus": 1}
-    assert "note: run.replicas 3 is not used: a plan looks for the number\n" in err
-    assert "note: run.tp 2 is not used: --tp says what a plan tries\n" in err
+    assert "note: run.replicas: 3 is not used: a plan looks for their number\n" in err
+    assert "note: run.tp: 2 is not tried: --tp has 1\n" in err
     _, out, err = cli("t.jsonl", *wish[2:], "--device", "a100-80g", "--json", "--out", "other")
     assert json.loads(out)["answer"]["device"] == "a100-80g"
     assert "not used" not in err
+
+
+def test_a_candidate_whose_run_fails_is_out(cli: Call) -> None:
+    stuck = ("--scheduler", "harness:IdleScheduler", "--out", "plan", "--no-plots")
+    code, out, err = cli("t.jsonl", "--tp", "1", *stuck)
+    assert (code, "No candidate of up to 64 GPUs" in out) == (1, True)
+    assert "warning: a100-80g, tp 1: left out: scheduler 'harness:IdleScheduler' (" in err
 
 
 def test_a_folder_that_is_no_plan_is_left_alone(cli: Call) -> None:

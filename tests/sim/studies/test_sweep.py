@@ -64,14 +64,15 @@ def test_a_setting_of_a_class_that_nobody_is_of(
 
 
 def test_a_setting_that_an_axis_replaces(call: Call, inline: Inline, folder: Path) -> None:
-    (folder / "slow.toml").write_text("[run]\nrate_scale = 0.5\n")
+    for name, rate in (("slow", 0.5), ("fast", 3.0)):
+        (folder / f"{name}.toml").write_text(f"[run]\nrate_scale = {rate}\n")
     given = ("t.jsonl", "--limit", "20", "--over", "rate=1,2", "--no-plots")
     line = "note: run.rate_scale {} is not used: --over rate says what is tried"
-    arms = ("--schedulers", "vllm", "--arm", "slow.toml", "--rate-scale", "3", "-o", "a")
-    assert [each for each in call(*given, *arms)[2] if "not used" in each] == [line.format("3.0")]
-    err = call(*given, *arms[:4], "-o", "b")[2]
-    assert [each for each in err if "not used" in each] == [line.format("0.5")]
-    err = call(*given, "--schedulers", "vllm", "--concurrency", "2", "--lag", "1", "-o", "c")[2]
+    arms = ("--schedulers", "vllm", "--arm", "slow.toml", "--config", "fast.toml")
+    err = call(*given, *arms, "-o", "a")[2]
+    told = [each for each in err if "not used" in each]
+    assert told == [line.format("3.0"), line.format("0.5")]
+    err = call(*given, "--schedulers", "vllm", "--concurrency", "2", "--lag", "1", "-o", "b")[2]
     assert not [each for each in err if "--over" in each]
 
 
@@ -174,6 +175,8 @@ def test_seeds_draw_the_workload_again(call: Call, inline: Inline) -> None:
             (one["request_goodput"] + other["request_goodput"]) / 2
         )
         assert one["p99_ttft_ms"] != other["p99_ttft_ms"]
+    _, _, err = call("mixed", "--limit", "20", *given, "--no-plots")
+    assert "4 of 4 runs were there before" in err
 
 
 def test_without_rate_or_targets_a_note_says_so(call: Call, inline: Inline) -> None:
@@ -236,6 +239,14 @@ def test_ctrl_c_before_any_run_leaves_nothing(call: Call, inline: Inline, folder
         (("--over", "rate=0"), "vllm at rate=0: run.rate_scale: expected a number >= 1e-06"),
         (("--rate-scale", "nan"), "run.rate_scale: expected a number >= 1e-06, got nan"),
         (("--rate-scale", "inf"), "run.rate_scale: expected a number <= 1000000, got inf"),
+        (("--rate-scale", "2"), "--rate-scale: expected none: rate is an axis (--over), which"),
+        (("--over", "run.lag=0,1", "--lag", "1"), "--lag: expected none: run.lag is an axis"),
+        (("--over", "run.duration_s=5", "--duration", "9"), "--duration: expected none"),
+        (
+            ("--over", "scheduler.max_num_seqs=4", "--set", "scheduler.max_num_seqs = 8"),
+            "--set scheduler.max_num_seqs: expected none: scheduler.max_num_seqs is an axis",
+        ),
+        (("--over", "run.trace=t.jsonl"), "TRACE: expected none: run.trace is an axis"),
         (("--over", "kv_blocks=1.5"), "run.kv_blocks: expected an integer"),
         (("--over", "run.kvblocks=1"), "run.kvblocks: unknown (did you mean 'kv_blocks'?)"),
         (("--over", "scheduler.max_seqs=1"), "scheduler.max_seqs: unknown"),

@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 from inline_engine import Inline
 from killed_runs import COUNTING, none_works, process, stored, until
 
-from superinfer.lab.studies.tuning import STARTUP
+from superinfer.errors import SuperInferError
+from superinfer.lab.studies.tuning import STARTUP, Task
 
 pytest.importorskip("optuna")
 
@@ -55,6 +57,7 @@ def test_a_tuning_and_its_front(call: Call, inline: Inline, folder: Path) -> Non
     code, out, err = call(*VLLM, "--trials", "6", "-o", "t")
     assert (code, err[-1]) == (0, "tuning in t")
     found = json.loads((folder / "t/tune.json").read_text())
+    assert (found["version"], found["simulated"]) == (1, True)
     assert found["objectives"] == {
         "slo_attainment": "maximize",
         "output_throughput": "maximize",
@@ -123,12 +126,25 @@ def test_parameters_of_rotating_without_a_space(call: Call, inline: Inline) -> N
 def test_settings_that_do_not_fit_together_are_failed_trials(
     call: Call, inline: Inline, folder: Path
 ) -> None:
-    (folder / "space.toml").write_text(
+    """They are told before they run; others have nothing to measure, or a policy that is stuck."""
+    (folder / "fit.toml").write_text(
+        "[scheduler]\nmax_num_seqs = [8, 400]\nmax_num_batched_tokens = [300, 8192]\n"
+    )
+    (folder / "cut.toml").write_text(
         "[run]\nkv_blocks = [100, 5000]\nmax_model_len = [1000, 4000]\n"
     )
-    found = told(call, "t.jsonl", "--scheduler", "vllm", "--space", "space.toml", "-o", "t")
-    assert any(trial["failure"] for trial in found["trials"])
-    assert found["front"]
+    (folder / "stuck.toml").write_text('[run]\nscheduler = ["vllm", "harness:IdleScheduler"]\n')
+    for space, reason in (
+        ("fit", "scheduler.max_num_batched_tokens: expected at least max_num_seqs (400), got 300"),
+        ("cut", "no p99_ttft_ms"),
+        ("stuck", "requests can never run"),
+    ):
+        given = ("t.jsonl", "--scheduler", "vllm", "--space", f"{space}.toml", "--trials", "10")
+        found = told(call, *given, "-o", space)
+        assert any(reason in (trial["failure"] or "") for trial in found["trials"]), found["trials"]
+        for trial in found["trials"]:
+            assert (trial["values"] is None) == (trial["failure"] is not None)
+        assert found["front"]
 
 
 def test_a_process_that_dies_makes_no_failed_trial(
@@ -142,6 +158,24 @@ def test_a_process_that_dies_makes_no_failed_trial(
     assert told(call, *VLLM, "--trials", "6", "-o", "t") == straight
 
 
+def test_without_the_configuration_as_it_is_there_is_no_trial(call: Call, inline: Inline) -> None:
+    inline.kills = 0
+    code, out, err = call(*VLLM, "--trials", "1", "-o", "t")
+    assert (code, out) == (1, "")
+    assert err[-1].startswith("error: arm as it is: its process died 2 times")
+
+
+def test_a_tuning_in_which_every_trial_failed(call: Call, inline: Inline, folder: Path) -> None:
+    """What it was compared with is shown nevertheless."""
+    settings = "[run]\nkv_blocks = [100]\nmax_model_len = [4000]\n"
+    (folder / "space.toml").write_text(settings)
+    code, out, err = call(*VLLM, "--trials", "2", "-o", "t")
+    assert (code, err[-1]) == (1, "tuning in t")
+    assert "Front: 0 of 2 trials" in out and "as it is" in out
+    assert "2 trials failed, the first: " in " ".join(out.split())
+    assert not (folder / "t/best.toml").exists()
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 
@@ -151,6 +185,22 @@ def test_a_new_tuning_that_is_stopped_at_once_leaves_nothing(
     inline.dies_at = 0
     code, _, err = call(*VLLM, "--trials", "4", "-o", "t")
     assert (code, err[-1]) == (130, "interrupted") and not (folder / "t").exists()
+
+
+def test_a_tuning_goes_on_after_its_first_write_failed(
+    call: Call, inline: Inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def on_a_full_disk(path: Path, _: Task) -> Iterator[None]:
+        path.touch()
+        raise SuperInferError(f"cannot write {path}: full")
+        yield
+
+    with monkeypatch.context() as full:
+        full.setattr("sim.studies.tune.opened", on_a_full_disk)
+        code, _, err = call(*VLLM, "--trials", "1", "-o", "t")
+    assert (code, err[-1]) == (1, "error: cannot write t/study.db: full")
+    assert len(told(call, *VLLM, "--trials", "1", "-o", "t")["trials"]) == 1
 
 
 def test_a_tuning_goes_on_where_it_was(call: Call, inline: Inline, folder: Path) -> None:
@@ -169,8 +219,8 @@ def test_a_tuning_goes_on_where_it_was(call: Call, inline: Inline, folder: Path)
 
 
 def test_more_trials_go_on_from_those_of_before(call: Call, inline: Inline) -> None:
-    few = told(call, *VLLM, "--trials", "3", "-o", "t", "--storage", "x/study.db")
-    more = told(call, *VLLM, "--trials", "5", "-o", "t", "--storage", "x/study.db")
+    few = told(call, *VLLM, "--trials", "3", "-o", "t", "--storage", "x/y/study.db")
+    more = told(call, *VLLM, "--trials", "5", "-o", "t", "--storage", "x/y/study.db")
     assert more["trials"][:3] == few["trials"] and len(more["trials"]) == 5
 
 
@@ -244,7 +294,7 @@ def test_without_optuna_it_says_what_to_install(
     call: Call, inline: Inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    code, _, err = call(*VLLM)
+    code, _, err = call("nowhere.jsonl")
     want = "error: tune: needs Optuna; install it with: pip install 'superinfer[tune]'"
     assert (code, err) == (2, [want])
 

@@ -9,7 +9,7 @@ import pytest
 
 from sim.commands import RunOptions
 from sim.studies.compare import compare_command
-from sim.studies.unequal_arms import unequal_release
+from sim.studies.unequal_arms import unequal_memory, unequal_release
 from superinfer.lab.config import Config, load_config
 
 TRACE = '{"timestamp":0,"input_length":40,"output_length":2}\n'
@@ -44,6 +44,18 @@ def test_arms_that_were_made_so() -> None:
 def test_one_of_the_two() -> None:
     line = unequal_release(arms("vllm", "vllm_v1", as_released=True))
     assert "(prefix caching off vllm, on vllm_v1): --prefix-caching gives" in line
+
+
+def test_memory_that_was_asked_for_is_no_surprise() -> None:
+    """Other blocks, or another machine; the same of both is told."""
+    tokens = {"a": 1600, "b": 3200}
+    other = {"a": load_config(kv_blocks=100), "b": load_config(kv_blocks=200)}
+    assert unequal_memory(other, tokens) == ""
+    machines = {"a": load_config(device="h100"), "b": load_config(device="h200")}
+    assert unequal_memory(machines, tokens) == ""
+    same = dict.fromkeys("ab", load_config(kv_blocks=100))
+    line = unequal_memory(same, tokens)
+    assert "100 blocks are not the same memory (tokens: a 1,600; b 3,200)" in line
 
 
 def test_a_comparison_tells(

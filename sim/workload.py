@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from superinfer.lab.config import Config, bundled_configs
-from traces.loading import is_spec, load
+from traces.loading import is_spec, load, source_files
 from traces.workload import Workload
 
 
@@ -23,6 +23,12 @@ def load_workload(config: Config) -> Workload:
             f"--config {run.trace} has the backlog, the hardware and the window of this scenario"
         )
     return workload
+
+
+def workload_files(config: Config) -> list[Path]:
+    """What the requests of a run are read from, or drawn from."""
+    run = config.run
+    return source_files(run.trace, config.service_classes(), config.workload)
 
 
 def load_in_worker(config: Config, stdin: Path | None) -> Workload:

@@ -10,7 +10,9 @@ from pathlib import Path
 from superinfer.errors import InputError, SuperInferError
 
 
-def check_writable(path: Path, *, file: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+def check_writable(
+    path: Path, *, file: bool = False, inputs: Iterable[str | Path | None] = ()
+) -> None:
     """Raise InputError unless a result can be written at `path`: to be asked before the work that
     leads to it begins. Nothing is left behind. `file`: it may take the place of another file, but
     not of `inputs`, from which it is made; else it is a folder, which may be there. Folders above
@@ -83,9 +85,9 @@ def _check_name(path: Path) -> None:
         raise InputError("expected a name in UTF-8", file=ascii(str(path))[1:-1]) from None
 
 
-def _check_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
+def _check_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
     for each in inputs:
-        if path.is_file() and Path(each).is_file() and path.samefile(each):
+        if each is not None and path.is_file() and Path(each).is_file() and path.samefile(each):
             raise InputError("expected another file than the one that is read", file=str(path))
 
 

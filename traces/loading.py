@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from superinfer.errors import ConfigError, InputError
@@ -80,6 +81,17 @@ def load(run: Wish, classes: Mapping[str, SLOClass], overlay: Mapping[str, Any])
     scale_gaps(workload.requests, run.burstiness)
     scale_targets(workload.requests, run.slo_scale)
     return workload
+
+
+def source_files(
+    trace: str, classes: Mapping[str, SLOClass], overlay: Mapping[str, Any]
+) -> list[Path]:
+    """Files that the requests of a trace, or of a specification, are made from."""
+    if not is_spec(trace):
+        return [Path(trace)]
+    from traces.generate import load_spec
+
+    return load_spec(trace, overlay, classes=classes).files
 
 
 def is_spec(trace: str) -> bool:

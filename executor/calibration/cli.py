@@ -55,9 +55,10 @@ def calibrate(
     from executor.calibration.subject import Wish
     from executor.device import default_device
     from executor.session import TINY, source_of
+    from superinfer.costs.shapes import shape_file
     from superinfer.outputs import check_writable
 
-    check_writable(out or Path("profile.json"), file=True, inputs=[model or TINY])
+    check_writable(out or Path("profile.json"), file=True, inputs=[shape_file(model or TINY)])
     wish = Wish(
         model or TINY,
         device or default_device(),

@@ -15,7 +15,7 @@ from traces.cli.options import AsJson, Classes
 from traces.printing import print_out, print_table
 
 if TYPE_CHECKING:
-    from traces.workload import Workload
+    from superinfer.request import Request
 
 DEFAULT_POLICIES = (
     "lru,lfu,fifo,two_level,gdsf,s3fifo,tail_lru,category_exponential,slo_aware,belady"
@@ -61,12 +61,12 @@ def cache_study(
     if weights is not None and not any(name == "slo_aware" or ":" in name for name in names):
         raise ConfigError("--weights: expected slo_aware, whose model it is, among --policies")
     sizes = _capacities(capacity)
-    workload = _workload(trace, classes, limit)
+    name, requests = _requests(trace, classes, limit)
     file = None if weights is None else str(weights)
-    study = lab.cache_study(workload.requests, first, build_cost(model, device, tp), file)
+    study = lab.cache_study(requests, first, build_cost(model, device, tp), file)
     outcomes = study.outcomes(names, sizes)
     if as_json:
-        print_out(json.dumps(lab.study_json(study, workload.name, outcomes), indent=2))
+        print_out(json.dumps(lab.study_json(study, name, outcomes), indent=2))
     else:
         print_table(lab.study_table(outcomes))
     for outcome in outcomes:
@@ -90,32 +90,37 @@ def train_reuse(
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse_training import train, write_weights
 
-    check_writable(output, file=True, inputs=traces)
-    workloads = [_workload(trace, classes) for trace in traces]
-    parts = [load.requests[: max(1, int(len(load.requests) * until))] for load in workloads]
-    names = ", ".join(load.name for load in workloads)
+    check_writable(output, file=True, inputs=[*traces, classes])
+    named = [_requests(trace, classes) for trace in traces]
+    parts = [found[: max(1, int(len(found) * until))] for _, found in named]
+    sources = [name for name, _ in named]
+    names = ", ".join(sources)
     share = "" if until == 1.0 else f", the first {until:g} of the requests"
     arrays = train(parts, f"{names}{share}; seed {seed}", seed)
     write_weights(output, arrays)
     requests = sum(map(len, parts))
-    typer.echo(f"trained on {requests} requests; weights in {output}", err=True)
+    counted = f"{requests} request{'s' * (requests != 1)}"
+    typer.echo(f"trained on {counted}; weights in {output}", err=True)
     if as_json:
-        sources = [load.name for load in workloads]
         found = {"path": str(output), "traces": sources, "requests": requests, "seed": seed}
         print_out(json.dumps(found, indent=2))
 
 
-def _workload(trace: str, classes: Path | None, limit: int | None = None) -> Workload:
+def _requests(
+    trace: str, classes: Path | None, limit: int | None = None
+) -> tuple[str, list[Request]]:
+    """The name of a trace, and its requests with hash_ids."""
     from traces.cli.files import read
 
     workload = read(trace, classes, spread=True, limit=limit)
-    without = sum(not request.hash_ids for request in workload.requests)
-    if without == len(workload.requests):
+    found = [request for request in workload.requests if request.hash_ids]
+    without = len(workload.requests) - len(found)
+    if not found:
         raise InputError("expected requests with hash_ids, got none", file=trace)
     if without:
         word = f"request{'s' * (without != 1)}"
         typer.echo(f"note: {trace}: {without:,} {word} without hash_ids left out", err=True)
-    return workload
+    return workload.name, found
 
 
 def _capacities(text: str) -> list[int]:

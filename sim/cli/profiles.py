@@ -111,9 +111,10 @@ def build(
     Prints the held-out error of each kernel, and what stands in for a shape outside the measured.
     """
     from superinfer.costs import load_shape
+    from superinfer.costs.shapes import shape_file
     from superinfer.lab.profiles.build import build_profile, save_profile
 
-    check_writable(output, file=True, inputs=[model])
+    check_writable(output, file=True, inputs=[shape_file(model)])
     shape = replace(
         load_shape(model), weight_dtype=weights.name_in_profile, kv_dtype=kv.name_in_profile
     )

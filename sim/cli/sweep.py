@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from superinfer.lab.config import Config
     from superinfer.lab.studies.axes import Value
 
+DEFAULT_AXIS = "rate=0.5:1.5:0.25"
+
 Over = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,7 +32,7 @@ Over = Annotated[
         help="What is varied: rate, slo, burstiness, kv_blocks, link or a key such as "
         "scheduler.max_num_seqs; values as a,b or from:to:step or from:to:xFACTOR. "
         "Several make a grid.",
-        show_default="rate=0.5:1.5:0.25",
+        show_default=DEFAULT_AXIS,
     ),
 ]
 Schedulers = Annotated[
@@ -75,7 +77,7 @@ def sweep(
         return load
 
     wish = SweepWish(
-        axes=tuple(parse_axes(over or ["rate=0.5:1.5:0.25"])),
+        axes=tuple(parse_axes(over or [DEFAULT_AXIS])),
         attainment=attainment / 100,
         refine=(refine or 0.0) / 100,
         seeds=study.seeds,
@@ -91,6 +93,7 @@ def sweep(
     }
     for axis in wish.axes:
         if option := options.gives(axis.key):
-            values = f"{axis.name} is an axis (--over), which gives the values"
+            usual = "" if over else f"={DEFAULT_AXIS} unless given"
+            values = f"{axis.name} is an axis (--over{usual}), which gives the values"
             raise ConfigError(f"{option}: expected none: {values}")
     raise typer.Exit(sweep_command(arms, wish))

@@ -129,7 +129,8 @@ def _untried(config: Config, wish: PlanWish, devices: Mapping[str, str]) -> Iter
     run, usual = config.run, RunConfig()
     if run.replicas != usual.replicas:
         yield f"run.replicas: {run.replicas} is not used: a plan looks for their number"
-    if run.device not in {usual.device, *wish.devices, *devices}:
+    name = find_device(run.device, run.costs).name
+    if name not in {usual.device, *devices}:
         yield f"run.device: {run.device} is not tried: --device has {', '.join(devices)}"
     if run.tp not in {usual.tp, *wish.degrees}:
         yield f"run.tp: {run.tp} is not tried: --tp has {', '.join(map(str, wish.degrees))}"

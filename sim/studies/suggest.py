@@ -33,8 +33,9 @@ from sim.studies.suggest_page import (
     warnings,
 )
 from sim.summaries import alone, window_of
-from sim.workload import feed_stdin, kept_stdin, load_workload
+from sim.workload import feed_stdin, kept_stdin, load_workload, workload_files
 from superinfer.collection import no_collection
+from superinfer.costs.shapes import shape_file
 from superinfer.errors import ConfigError
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
@@ -200,8 +201,9 @@ def suggest_command(config: Config, wish: Wish) -> int:
     """
     if wish.out is not None:
         run = config.run
-        named = (run.trace, run.model, run.device, run.costs)
-        check_writable(wish.out, file=True, inputs=[*named, *wish.sources])
+        named = (run.device, run.costs, run.believed_costs, shape_file(run.model))
+        inputs = [*named, *wish.sources, *workload_files(config)]
+        check_writable(wish.out, file=True, inputs=inputs)
     warn_of_notes(config)
     build_engine(config)
     say_of_parts(as_point(config))

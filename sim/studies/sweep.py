@@ -125,7 +125,9 @@ def _check(arms: Arms, configs: Mapping[Key, Config], wish: SweepWish) -> Config
 
 
 def _say_what_axes_replace(arms: Arms, axes: Iterable[Axis]) -> None:
-    """An axis takes the place of what a file says: a `rate_scale` is not multiplied."""
+    """An axis takes the place of what a file or a release says of a run: a `rate_scale` is not
+    multiplied.
+    """
     runs = [arm({}).run for arm in arms.values()]
     for axis in axes:
         section, _, name = axis.key.partition(".")

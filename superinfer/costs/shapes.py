@@ -190,6 +190,12 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
     return _from_config(_read_config(path), path)
 
 
+def shape_file(name_or_path: str | Path) -> Path | None:
+    """The file that a shape is read from; None for a preset."""
+    preset = canonical_name(str(name_or_path)) in PRESETS
+    return None if preset else _config_path(name_or_path)
+
+
 def left_out(name_or_path: str | Path, context_tokens: int) -> list[str]:
     """Keys of a model's `config.json` that change weights, or caches of so many tokens, and no
     `ModelShape` has; none of a preset. InputError for a config that cannot be used.

@@ -300,10 +300,11 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, config, trace, arguments, ex
 
 def test_a_calibration_does_not_write_over_its_model(monkeypatch, capsys, config):
     before = config.read_bytes()
-    given = ("--model", str(config), "--random-weights", "--device", "cpu", "-o", str(config))
-    code, _, errors = call(monkeypatch, capsys, "calibrate", *given)
-    assert (code, config.read_bytes()) == (2, before)
-    assert errors == f"error: {config}: expected another file than the one that is read\n"
+    given = ("--random-weights", "--device", "cpu", "-o", str(config))
+    for model in (config, config.parent):
+        code, _, errors = call(monkeypatch, capsys, "calibrate", "--model", str(model), *given)
+        assert (code, config.read_bytes()) == (2, before)
+        assert errors == f"error: {config}: expected another file than the one that is read\n"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,24 @@ def test_lengths_of_a_specification_are_not_overwritten(tmp_path: Path) -> None:
     assert run("generate", str(spec), "-o", str(tmp_path / "t.jsonl")).exit_code == 0
 
 
+def test_a_trace_of_a_name_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled specification is what is read, not the trace of that name."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        result = run("generate", "chat", "-o", "chat", "--set", "duration_s=5")
+        assert result.exit_code == 0, result.stderr
+
+
+def test_recorded_clients_are_not_overwritten(tmp_path: Path) -> None:
+    chunk, spec = tmp_path / "clients" / "chunk-0-trace.csv", tmp_path / "spec.toml"
+    chunk.parent.mkdir()
+    chunk.write_text("0,1,1,Exponential,0,0\n")
+    spec.write_text('version = 1\nduration_s = 20\n[clients.a]\nservegen = "clients"\n')
+    result = run("generate", str(spec), "-o", str(chunk))
+    said = f"error: {chunk}: expected another file than the one that is read\n"
+    assert (result.exit_code, result.stderr) == (2, said)
+
+
 @pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])
 def test_no_figure_is_cut_off_in_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, whole: str
@@ -184,12 +202,15 @@ def test_the_folder_of_the_output_is_made(command: str, trace: str, tmp_path: Pa
     assert [each.name for each in (tmp_path / "other").iterdir()] == ["t.jsonl"]
 
 
-@pytest.mark.parametrize("command", ["convert", "generate", "mix"])
-def test_what_cannot_be_written_is_known_before_anything_is_read(
-    command: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("command", "source"),
+    [("convert", "nowhere.jsonl"), ("generate", "chat"), ("mix", "nowhere.jsonl")],
+)
+def test_what_cannot_be_written_is_known_before_any_request(
+    command: str, source: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    result = run(command, "nowhere.jsonl", "-o", str(tmp_path / "file/t.jsonl"))
+    result = run(command, source, "-o", str(tmp_path / "file/t.jsonl"))
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path}/file/t.jsonl: cannot write here: Not a directory\n"
 

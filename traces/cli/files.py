@@ -44,8 +44,7 @@ def check_output(output: str, *inputs: str | Path | None, as_json: bool) -> None
         if as_json:
             raise ConfigError("--json: expected a file as --output, got - for standard output")
         return
-    given = [each for each in inputs if each is not None]
-    check_writable(Path(output), file=True, inputs=given)
+    check_writable(Path(output), file=True, inputs=inputs)
 
 
 def write(workload: Workload, output: str, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def from_log(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=VALUE",
-            help="Leave all other rows out. May be given again.",
+            help="Leave all other rows out. Again for another value, or a further column.",
         ),
     ] = None,
     delimiter: Annotated[str, typer.Option(metavar="C", help="Between columns of a CSV.")] = ",",

@@ -61,10 +61,9 @@ def generate(
     from traces.generate import generate as make
     from traces.generate import load_spec
 
-    check_output(output, spec, classes, as_json=as_json)
     known = None if classes is None else load_classes(classes)
     described = load_spec(spec, parse_settings(settings or ()), classes=known)
-    check_output(output, *described.files, as_json=as_json)
+    check_output(output, classes, *described.files, as_json=as_json)
     write(make(described, seed), output, as_json)
 
 

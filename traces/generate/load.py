@@ -16,6 +16,8 @@ from traces.generate.faults import Fault, convert, shown
 from traces.generate.spec import RATES, Client, Document
 
 SPECS_DIR = Path(__file__).parents[1] / "specs"
+CHUNKS = "chunk-*"
+"""Files in a folder of ServeGen's."""
 _ALTERNATIVES = (RATES, ("tenant", "tenants"), ("lengths", "prompt"), ("lengths", "answer"))
 """Keys of a client of which one replaces the others."""
 _WHOLE = {"prompt", "lengths", "servegen"}
@@ -33,18 +35,24 @@ class Spec:
     rate_scale: float
     clients: Mapping[str, Client]
     classes: Mapping[str, SLOClass]
-    folder: Path
-    """Relative paths start here."""
+    path: Path
     file: str
     """What an error names."""
 
     @property
+    def folder(self) -> Path:
+        """Relative paths start here."""
+        return self.path.parent
+
+    @property
     def files(self) -> list[Path]:
-        """Files and folders that its clients name."""
+        """Its own file, and those that its clients name."""
         lengths = [client.lengths for client in self.clients.values() if client.lengths]
         named = [name for each in lengths for name in (each.trace, each.sharegpt)]
         named += [client.servegen for client in self.clients.values()]
-        return [self.folder / name for name in named if name]
+        paths = [self.folder / name for name in named if name]
+        chunks = [chunk for path in paths for chunk in path.glob(CHUNKS)]
+        return [self.path, *paths, *chunks]
 
 
 def bundled_specs() -> tuple[str, ...]:
@@ -137,7 +145,7 @@ def _spec(tables: dict[str, Any], classes: Mapping[str, SLOClass], path: Path, f
         rate_scale=document.rate_scale,
         clients=clients,
         classes={"default": PRESETS["default"], **classes},
-        folder=path.parent,
+        path=path,
         file=file,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.pictures.data import PlotData
 from superinfer.lab.results import Run, load_run
 
@@ -55,14 +55,13 @@ def plot_data_of(runs: Sources) -> dict[str, PlotData]:
 
 
 def _seeds_of(name: str, given: object) -> list[Run]:
-    """The runs of an arm, whose name a fault begins with."""
-    found = []
-    for each in _each(given):
-        if not isinstance(each, Source):
-            expected = "expected a run, the path of its folder, or a list of these by seed"
-            raise ConfigError(f"arm {name}: {expected}, got {type(each).__name__}")
-        found.append(run_of(each))
-    return found
+    """The runs of an arm, whose name is told where they are none."""
+    try:
+        return [run_of(each) for each in _each(given)]
+    except InputError:
+        raise  # it names a folder
+    except ConfigError as error:
+        raise ConfigError(f"arm {name}: {error}") from None
 
 
 def _each(runs: object) -> Iterable[object]:

@@ -4,7 +4,8 @@ Moore, "An n job, one machine sequencing algorithm for minimizing the number of 
 (Management Science 15(1), 1968): in order of deadlines, whenever a job would be late, the longest
 of those taken so far is given up. No other choice leaves fewer jobs late.
 
-Where some weigh more than others, those go first that take most time for their weight. To leave the
+Where some weigh more than others, those go first that would be late even alone, then those that
+take most time for their weight. To leave the
 least weight late is NP-hard (Karp, "Reducibility among combinatorial problems", 1972, asks it of
 jobs that are due at once); this comes near it.
 """

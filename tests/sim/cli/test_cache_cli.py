@@ -96,10 +96,28 @@ def test_weights_that_nobody_takes(trace: Path) -> None:
 
 
 def test_the_weights_do_not_replace_a_trace(trace: Path) -> None:
-    before = trace.read_bytes()
-    result = run("train-reuse", trace, "-o", trace)
-    assert "expected another file than the one that is read" in str(result.exception)
-    assert trace.read_bytes() == before
+    classes = trace.with_name("classes.toml")
+    classes.write_text("[classes.mine]\nttft_ms = 900\n")
+    for out in (trace, classes):
+        before = out.read_bytes()
+        result = run("train-reuse", trace, "--classes", classes, "-o", out)
+        assert "expected another file than the one that is read" in str(result.exception)
+        assert out.read_bytes() == before
+
+
+def test_training_counts_the_requests_that_it_takes(trace: Path, tmp_path: Path) -> None:
+    """The first share is of those with hash_ids, wherever the others stand."""
+    pytest.importorskip("torch", reason="needs torch (the train extra)")
+    bare = '{"timestamp": 0, "input_length": 8, "output_length": 2}\n'
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(5 * bare + trace.read_text())
+    counts = [
+        json.loads(
+            run("train-reuse", each, "-o", tmp_path / "w.npz", "--until", "0.1", "--json").stdout
+        )
+        for each in (trace, odd)
+    ]
+    assert counts[0]["requests"] == counts[1]["requests"] > 0
 
 
 def test_train_and_use(trace: Path, tmp_path: Path) -> None:

@@ -238,10 +238,12 @@ def test_build_refuses_what_it_cannot_write_before_the_work(model: Path, tmp_pat
 
 
 def test_build_does_not_write_over_the_model(model: Path, tmp_path: Path) -> None:
-    before = model.read_bytes()
-    result = run("build", tmp_path / "no data", "--model", model, "-o", model)
-    said = f"error: {model}: expected another file than the one that is read\n"
-    assert (result.exit_code, result.stderr, model.read_bytes()) == (2, said, before)
+    config = tmp_path / "config.json"
+    config.write_bytes(before := model.read_bytes())
+    for given in (config, tmp_path):
+        result = run("build", tmp_path / "no data", "--model", given, "-o", config)
+        said = f"error: {config}: expected another file than the one that is read\n"
+        assert (result.exit_code, result.stderr, config.read_bytes()) == (2, said, before)
 
 
 def test_the_commands_load_no_heavy_library() -> None:

@@ -48,6 +48,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a small trace in it."""
     (tmp_path / "t.jsonl").write_text(trace())
     (tmp_path / "mine.toml").write_text("[classes.chat]\nttft_ms = 900\n")
+    (tmp_path / "lengths.json").write_text('[{"input_length": 10, "output_length": 5}]')
+    (tmp_path / "spec.toml").write_text(
+        "version = 1\nduration_s = 20\n"
+        '[clients.a]\nrate_per_s = 1\nlengths = { sharegpt = "lengths.json" }\n'
+    )
     (tmp_path / "gpu.toml").write_text(
         "memory_gib = 80\nmemory_gb_per_s = 2039\nbf16_tflops = 312\nhost_gb_per_s = 25\n"
     )
@@ -380,6 +385,14 @@ def test_a_specification(cli: Any) -> None:
         ),
         (
             ("t.jsonl", "--device", "gpu.toml", "-o", "gpu.toml"),
+            ("gpu.toml", "expected another file than the one that"),
+        ),
+        (
+            ("spec.toml", "-o", "lengths.json"),
+            ("lengths.json", "expected another file than the one that"),
+        ),
+        (
+            ("t.jsonl", "--set", "run.believed_costs=gpu.toml", "-o", "gpu.toml"),
             ("gpu.toml", "expected another file than the one that"),
         ),
         (("t.jsonl", "-o", "t.jsonl/c.toml"), ("t.jsonl/c.toml", "Not a directory")),

@@ -239,7 +239,14 @@ def test_ctrl_c_before_any_run_leaves_nothing(call: Call, inline: Inline, folder
         (("--over", "rate=0"), "vllm at rate=0: run.rate_scale: expected a number >= 1e-06"),
         (("--rate-scale", "nan"), "run.rate_scale: expected a number >= 1e-06, got nan"),
         (("--rate-scale", "inf"), "run.rate_scale: expected a number <= 1000000, got inf"),
-        (("--rate-scale", "2"), "--rate-scale: expected none: rate is an axis (--over), which"),
+        (
+            ("--rate-scale", "2"),
+            "--rate-scale: expected none: rate is an axis (--over=rate=0.5:1.5:0.25 unless given)",
+        ),
+        (
+            ("--over", "rate=1,2", "--rate-scale", "2"),
+            "--rate-scale: expected none: rate is an axis (--over), which gives the values",
+        ),
         (("--over", "run.lag=0,1", "--lag", "1"), "--lag: expected none: run.lag is an axis"),
         (("--over", "run.duration_s=5", "--duration", "9"), "--duration: expected none"),
         (

@@ -1,8 +1,9 @@
-"""Four schedulers on the bundled trace, as the README shows them: `python -m experiments.sample`.
+"""What README and docs show of the bundled traces: `python -m experiments.sample`.
 
-Runs `superinfer-sim compare traces/samples/mixed.jsonl` and keeps what it found, without times of
-the machine, in `experiments/results/simulated/sample/` and the picture in `docs/images/`. All of it
-is simulated; some ten seconds.
+Runs `superinfer-sim compare traces/samples/mixed.jsonl`, four schedulers, and keeps what it found,
+without times of the machine, in `experiments/results/simulated/sample/` and the picture in
+`docs/images/`; so also the picture of the requests that docs/scheduler.md explains. All of it is
+simulated; some ten seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from experiments.studykit.record import SIMULATED, made_by, write_summary
 
 ROOT = Path(__file__).parents[1]
 RESULT = SIMULATED / "sample" / "summary.json"
-PICTURE = ROOT / "docs" / "images" / "compare.png"
-TRACE = "traces/samples/mixed.jsonl"
-COMMAND = f"superinfer-sim compare {TRACE}"
+IMAGES = ROOT / "docs" / "images"
+COMMAND = "superinfer-sim compare traces/samples/mixed.jsonl"
+ROTATION = "superinfer-sim run traces/samples/rotation.jsonl --set run.kv_blocks=140 --timeline"
 KEPT = (
     "submitted",
     "slo_attainment",
@@ -42,13 +43,19 @@ def main() -> int:
     """Run it and write the files."""
     argparse.ArgumentParser(prog="python -m experiments.sample", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "compare"
-        arguments = [*COMMAND.split()[1:], "--out", str(out)]
-        subprocess.run([sys.executable, "-m", "sim", *arguments], cwd=ROOT, check=True)
-        comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+        compared, rotated = Path(folder) / "compare", Path(folder) / "run"
+        _simulate(COMMAND, compared)
+        comparison = json.loads((compared / "comparison.json").read_text(encoding="utf-8"))
         write(comparison, RESULT)
-        shutil.copyfile(out / "compare.png", PICTURE)
+        shutil.copyfile(compared / "compare.png", IMAGES / "compare.png")
+        _simulate(ROTATION, rotated)
+        shutil.copyfile(rotated / "requests.png", IMAGES / "rotation.png")
     return 0
+
+
+def _simulate(command: str, out: Path) -> None:
+    arguments = [*command.split()[1:], "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "sim", *arguments], cwd=ROOT, check=True)
 
 
 def write(comparison: dict[str, Any], path: Path) -> None:

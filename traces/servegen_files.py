@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from superinfer.errors import InputError
 from superinfer.slo_classes import MAX_LENGTH_TOKENS
 from traces.fields import field_error, shown
-from traces.formats.archive import Member, members
+from traces.formats.archive import Member, files_read, members
 
 WINDOW_S = 600.0
 """Length of a window of a trace file."""
 TRACE_SUFFIX = "-trace.csv"
 DATASET_SUFFIX = "-dataset.json"
+SUFFIXES = (TRACE_SUFFIX, DATASET_SUFFIX)
 
 _T = TypeVar("_T")
 Ints = NDArray[np.int64]
@@ -150,13 +151,18 @@ class Client:
     lengths: LengthTables | None
 
 
+def client_files(folder: Path) -> list[Path]:
+    """The files that `read_clients` reads."""
+    return files_read(folder, SUFFIXES)
+
+
 def read_clients(folder: Path) -> list[Client]:
     """The clients of a folder or tar archive, in order of name; else `InputError`.
 
     At least one of them has length distributions.
     """
     found: dict[str, Member] = {}
-    for member in members(folder, (TRACE_SUFFIX, DATASET_SUFFIX)):
+    for member in members(folder, SUFFIXES):
         other = found.setdefault(member.name, member)
         if other is not member:
             both = f"{other.place} and {member.place}"

@@ -23,7 +23,7 @@ def plan(
         typer.Option(
             metavar="NAME,NAME,...",
             help="Presets or TOML files to choose from.",
-            show_default="a100-80g",
+            show_default="that of --config, else a100-80g",
         ),
     ] = None,
     tp: Annotated[

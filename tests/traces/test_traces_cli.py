@@ -166,8 +166,9 @@ def test_a_trace_of_a_name_that_ships(tmp_path: Path, monkeypatch: pytest.Monkey
         assert result.exit_code == 0, result.stderr
 
 
-def test_recorded_clients_are_not_overwritten(tmp_path: Path) -> None:
-    chunk, spec = tmp_path / "clients" / "chunk-0-trace.csv", tmp_path / "spec.toml"
+@pytest.mark.parametrize("name", ["chunk-0-trace.csv", "mine-dataset.json"])
+def test_recorded_clients_are_not_overwritten(name: str, tmp_path: Path) -> None:
+    chunk, spec = tmp_path / "clients" / name, tmp_path / "spec.toml"
     chunk.parent.mkdir()
     chunk.write_text("0,1,1,Exponential,0,0\n")
     spec.write_text('version = 1\nduration_s = 20\n[clients.a]\nservegen = "clients"\n')

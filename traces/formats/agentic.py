@@ -29,7 +29,7 @@ from msgspec import Meta, Raw, Struct
 
 from superinfer.errors import ConfigError, InputError
 from traces.fields import LENGTH_EXPECTED, field_error
-from traces.formats.archive import Member, holds_any, is_tar, members, tar_members
+from traces.formats.archive import Member, files_read, is_tar, members, tar_members
 from traces.formats.native import Length, Number, Record
 from traces.source import RecordError, Source, trace_name
 
@@ -129,7 +129,7 @@ def session_files(path: str | Path) -> Iterator[Member] | None:
     """The session files of a folder or of the tar archives in it; `None` if it has neither."""
     folder = Path(path)
     # Unlike `Path.is_dir`, this is quiet about impossible paths.
-    if str(path) == "-" or not os.path.isdir(path) or not holds_any(folder, SUFFIXES):
+    if str(path) == "-" or not os.path.isdir(path) or not files_read(folder, SUFFIXES):
         return None
     return members(folder, SUFFIXES)
 

@@ -37,19 +37,18 @@ def members(path: Path, suffixes: tuple[str, ...]) -> Iterator[Member]:
     Of a folder that holds none itself, those in its tar archives; `path` may be an archive too.
     Raises `InputError` for what cannot be read.
     """
+    for file in files_read(path, suffixes):
+        if path.is_dir() and _wanted(file.name, suffixes):
+            yield Member(str(file), file.name, read_content(file))
+        else:
+            yield from tar_members(str(file), read_content(file), suffixes)
+
+
+def files_read(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files into which `members` looks."""
     if not path.is_dir():
-        yield from tar_members(str(path), read_content(path), suffixes)
-        return
-    files = _files(path, suffixes)
-    for file in files:
-        yield Member(str(file), file.name, read_content(file))
-    for archive in [] if files else _files(path, ARCHIVE_SUFFIXES):
-        yield from tar_members(str(archive), read_content(archive), suffixes)
-
-
-def holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """True if `members` would look into some file of this folder."""
-    return bool(_files(folder, suffixes) or _files(folder, ARCHIVE_SUFFIXES))
+        return [path]
+    return _files(path, suffixes) or _files(path, ARCHIVE_SUFFIXES)
 
 
 def tar_members(place: str, data: bytes, suffixes: tuple[str, ...]) -> Iterator[Member]:

@@ -14,10 +14,9 @@ from superinfer.settings import did_you_mean
 from superinfer.slo_classes import PRESETS
 from traces.generate.faults import Fault, convert, shown
 from traces.generate.spec import RATES, Client, Document
+from traces.servegen_files import client_files
 
 SPECS_DIR = Path(__file__).parents[1] / "specs"
-CHUNKS = "chunk-*"
-"""Files in a folder of ServeGen's."""
 _ALTERNATIVES = (RATES, ("tenant", "tenants"), ("lengths", "prompt"), ("lengths", "answer"))
 """Keys of a client of which one replaces the others."""
 _WHOLE = {"prompt", "lengths", "servegen"}
@@ -48,11 +47,12 @@ class Spec:
     def files(self) -> list[Path]:
         """Its own file, and those that its clients name."""
         lengths = [client.lengths for client in self.clients.values() if client.lengths]
-        named = [name for each in lengths for name in (each.trace, each.sharegpt)]
-        named += [client.servegen for client in self.clients.values()]
-        paths = [self.folder / name for name in named if name]
-        chunks = [chunk for path in paths for chunk in path.glob(CHUNKS)]
-        return [self.path, *paths, *chunks]
+        named = [name for each in lengths for name in (each.trace, each.sharegpt) if name]
+        folders = [client.servegen for client in self.clients.values() if client.servegen]
+        found = [self.path, *(self.folder / name for name in named)]
+        for folder in folders:
+            found += client_files(self.folder / folder)
+        return found
 
 
 def bundled_specs() -> tuple[str, ...]:

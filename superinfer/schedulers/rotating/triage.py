@@ -5,9 +5,8 @@ Moore, "An n job, one machine sequencing algorithm for minimizing the number of 
 of those taken so far is given up. No other choice leaves fewer jobs late.
 
 Where some weigh more than others, those go first that would be late even alone, then those that
-take most time for their weight. To leave the
-least weight late is NP-hard (Karp, "Reducibility among combinatorial problems", 1972, asks it of
-jobs that are due at once); this comes near it.
+take most time for their weight. To leave the least weight late is NP-hard (Karp, "Reducibility
+among combinatorial problems", 1972, asks it of jobs that are due at once); this comes near it.
 """
 
 from __future__ import annotations

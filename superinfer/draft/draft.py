@@ -198,6 +198,7 @@ class Draft(DraftLoads):
         self._engine.resident -= 1
         if timing == "background":
             seq.state, seq.transfer = State.MOVING_OUT, transfer
+            self._engine.landings.expect(seq, self.private_blocks(seq))
             self.changes.append(Change("swap_out", seq, 0, saved))
             return True
         freed = self._engine.holdings.free(seq, self.now)

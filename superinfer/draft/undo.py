@@ -112,6 +112,8 @@ def _leave(engine: Engine, change: Change) -> None:
             assert engine.prefix is not None
             engine.prefix.relock(node)
         engine.pool.referenced -= change.blocks
+    elif seq.state is State.MOVING_OUT:
+        engine.landings.undo_expect(seq)
     freed = seq.state in (State.WAITING, State.SWAPPED)
     if seq.state is not State.PARKED:
         engine.resident += 1

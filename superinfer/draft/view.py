@@ -70,6 +70,11 @@ class DraftView:
         """Device blocks that can still be taken, before the decode batch grows."""
         return self.pool.available
 
+    @property
+    def leaving_blocks(self) -> int:
+        """Device blocks that come free when the copies under way have landed."""
+        return self._engine.landings.leaving_blocks
+
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self._engine.block_tokens)
@@ -116,10 +121,7 @@ class DraftView:
         blocks = seq.blocks
         if seq.state is State.DECODING:
             blocks = self.held_blocks(seq) - seq.shared_blocks
-        if not seq.runs:
-            return blocks
-        eight, four = seq.small
-        return blocks + self.pool.saving(-eight, -four)
+        return self._engine.holdings.room(seq, blocks)
 
     @property
     def saved_by_sharing(self) -> int:

@@ -313,10 +313,12 @@ class Engine:
         del self.live[seq]
         if self.offload is not None:
             self.offload.ended(seq)
-        if state not in _MOVING:  # a copy under way still uses the blocks: `transferred` frees them
+        if state not in _MOVING:  # a copy under way still uses the blocks: its landing frees them
             if self.text_ids is not None and outcome == "finished":
                 self.holdings.publish_text(seq, self.text_ids(seq))
             self.holdings.release(seq, now)
+        elif state is State.MOVING_IN:
+            self.landings.expect(seq, self.holdings.room(seq, seq.blocks))
         seq.keys = None
         if self.recorder.prefetched:
             self.recorder.settle_prefetch(seq)

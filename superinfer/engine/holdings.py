@@ -31,6 +31,13 @@ class Holdings:
         """How many of them have 8 and 4 bits."""
         return small_in(self.runs_of(seq))
 
+    def room(self, seq: Sequence, private_blocks: int) -> int:
+        """Device blocks of 16 bits in whose place a sequence has so many of its own."""
+        if not seq.runs:
+            return private_blocks
+        eight, four = seq.small
+        return private_blocks + self._pool.saving(-eight, -four)
+
     def free(self, seq: Sequence, now: float) -> int:
         """Give back a sequence's device blocks; returns how many private ones that were."""
         freed, seq.blocks = seq.blocks, 0

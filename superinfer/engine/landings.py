@@ -21,10 +21,24 @@ class Landings:
         self._engine = engine
         self._landed: list[tuple[Transfer, float]] = []
         """Background copies that are over and not taken in yet, each with its time."""
+        self._leaving: dict[Sequence, int] = {}
+        self.leaving_blocks = 0
+        """Device blocks of 16 bits that come free when the copies under way have landed: of those
+        on their way out, and of those who ended on their way.
+        """
 
     def note(self, transfer: Transfer, now: float) -> None:
         """A background copy is over; it counts when it is taken in."""
         self._landed.append((transfer, now))
+
+    def expect(self, seq: Sequence, blocks: int) -> None:
+        """So many blocks come free when a sequence's copy has landed."""
+        self._leaving[seq] = blocks
+        self.leaving_blocks += blocks
+
+    def undo_expect(self, seq: Sequence) -> None:
+        """Undo `expect`."""
+        self.leaving_blocks -= self._leaving.pop(seq)
 
     def take_in(self) -> None:
         """Count what has landed since last asked, in order."""
@@ -74,6 +88,7 @@ class Landings:
         """The same of a copy that a sequence waited for, which may have ended meanwhile."""
         engine = self._engine
         seq.transfer = None
+        self.leaving_blocks -= self._leaving.pop(seq, 0)
         if engine.tier is not None and seq.node is not None and transfer.direction == "h2d":
             engine.tier.landed(seq.node)
         if seq.state is State.ENDED:

@@ -82,9 +82,6 @@ class FastServeScheduler(FcfsScheduler):
     """Periods of looking for starving requests that are over."""
     _now: float = field(default_factory=float, init=False)
     _parked_seqs: dict[Sequence, None] = field(default_factory=dict, init=False, repr=False)
-    _leaving: dict[Sequence, int] = field(default_factory=dict, init=False, repr=False)
-    _leaving_blocks: int = field(default_factory=int, init=False)
-    """Blocks that come free when the copies under way have landed."""
 
     def __post_init__(self) -> None:
         FcfsScheduler.__post_init__(self)
@@ -138,15 +135,9 @@ class FastServeScheduler(FcfsScheduler):
         if self.proactive and self._parked_seqs:
             self._keep_blocks_free(draft)
 
-    def swapped_out(self, seq: Sequence) -> None:
-        """Its blocks are free, and it may come back."""
-        self._left(seq)
-        FcfsScheduler.swapped_out(self, seq)
-
     def ended(self, seq: Sequence) -> None:
         """Forget it."""
         FcfsScheduler.ended(self, seq)
-        self._left(seq)
         self._parked_seqs.pop(seq, None)
         self._levels.forget(seq)
 
@@ -158,10 +149,10 @@ class FastServeScheduler(FcfsScheduler):
         """Until the next look for starving requests, or until blocks have to be kept free. While
         copies are under way every growth counts for whether they will be enough.
         """
-        if self._leaving:
-            return 1
         if self._all_run:
             return MAX_STEPS
+        if draft.leaving_blocks:
+            return 1
         period = self.starvation_period_steps
         steps = min(period - self._step(draft) % period, MAX_STEPS)
         if not (self.proactive and self._parked_seqs):
@@ -309,7 +300,7 @@ class FastServeScheduler(FcfsScheduler):
         """Move out whom `seq` may displace until `need_blocks` are free or about to be; nobody if
         that is not enough. True if they are free now.
         """
-        short = need_blocks - draft.available - self._leaving_blocks + draft.batch.next_growth()
+        short = need_blocks - draft.available - draft.leaving_blocks + draft.batch.next_growth()
         if short <= 0:
             return False  # copies under way will do
         level = self._levels.level(seq)
@@ -324,7 +315,7 @@ class FastServeScheduler(FcfsScheduler):
             return False
         for victim in victims:
             self._take_off(draft, victim, self.swap_timing)
-        return not self._leaving
+        return not draft.leaving_blocks
 
     def _end_stall(self, draft: Draft, seq: Sequence) -> bool:
         """Where nothing happens, only those that are passed over hold blocks, and would for ever:
@@ -357,23 +348,16 @@ class FastServeScheduler(FcfsScheduler):
         self._remove(victim)
         self._parked_seqs.pop(victim, None)
         self._levels.stop(victim, self._now)
-        blocks = draft.private_blocks(victim)
         if not draft.host_fits(victim):
             draft.preempt(victim, "recompute")
         else:
             draft.swap_out(victim, timing)
-        if victim.state is State.MOVING_OUT:
-            self._leaving[victim] = blocks
-            self._leaving_blocks += blocks
-        else:
+        if victim.state is not State.MOVING_OUT:
             self.queue_of(victim).push(victim)
-
-    def _left(self, seq: Sequence) -> None:
-        self._leaving_blocks -= self._leaving.pop(seq, 0)
 
     def _keep_blocks_free(self, draft: Draft) -> None:
         """Move out those that are passed over, the last first, for a block per place of a step."""
-        free = draft.available + self._leaving_blocks
+        free = draft.available + draft.leaving_blocks
         for seq in sorted(self._parked_seqs, key=_rank_of, reverse=True):
             if free >= self.max_num_seqs or not draft.host_fits(seq):
                 break

@@ -131,6 +131,7 @@ class Watch:
         self.checks += 1
         self.holders, self.nodes = holders(self.engine), nodes_of(self.engine)
         self.check_pools()
+        self.check_leaving()
         self.check_precision()
         self.check_host()
         self.check_prefix()
@@ -149,6 +150,16 @@ class Watch:
         assert pool.referenced + pool.cached <= pool.total
         assert pool.taken <= pool.peak_referenced
         assert pool.used <= pool.peak_used
+
+    def check_leaving(self) -> None:
+        """What copies under way free is told, of those too who ended meanwhile; what smaller blocks
+        of theirs save is as it was when they left.
+        """
+        landings, sequences = self.engine.landings, self.engine.recorder.sequences
+        moving = [s for s in sequences if s.transfer and s.state in (State.MOVING_OUT, State.ENDED)]
+        assert set(landings._leaving) == set(moving)
+        if not any(seq.runs for seq in moving):
+            assert landings.leaving_blocks == sum(private(self.engine, seq) for seq in moving)
 
     def check_host(self) -> None:
         """Blocks and bytes on the host are those of swapped ones, cached ones and copies."""

@@ -502,9 +502,33 @@ def test_who_grows_while_copies_are_under_way_may_have_to_leave_too() -> None:
     ]
 
 
+def test_the_blocks_of_one_that_has_ended_on_its_way_out_still_come_free() -> None:
+    """As in the one before, but the copy takes two seconds, and B is cancelled in the step from 2 s
+    on: its blocks will still do at 4 s, and A stays.
+    """
+    gone: list[tuple[float, str]] = []
+    note = leaving(gone)
+
+    def give_up(core: Engine, plan: Plan) -> None:
+        note(core, plan)
+        if plan.now == 2.0:
+            core.cancel(list(core.live)[1], plan.now)
+
+    seen = slices(
+        fastserve(quantum_ratio=100.0, starvation_period_steps=500),
+        LEAVING,
+        {"C": 1.5},
+        blocks=6,
+        also=give_up,
+        cost=FakeCost(copy=2.0),
+    )
+    assert gone == [(2.0, "B")]
+    assert [one[0] for one in seen[2:5]] == [2.0, 3.0, 4.0]
+
+
 def test_the_copy_of_one_that_has_ended_cuts_no_slice() -> None:
-    """As before, but B, on its way to the host, and C are cancelled in the step from 3 s on. A is
-    alone, with seven tokens and room for nine more, until at 7 s B's copy lands.
+    """As where A has to leave, too, but B, on its way to the host, and C are cancelled in the step
+    from 3 s on. A is alone, with seven tokens and room for nine more, until at 7 s B's copy lands.
     """
 
     def give_up(core: Engine, plan: Plan) -> None:

@@ -106,7 +106,7 @@ class Entrance:
         if settings.admission and self._admission.too_fast(job, draft, self._outlook.step_s):
             return False
         short = need_blocks(draft, job) + reserved + self._kept(draft)
-        short -= draft.available + self._rotation.leaving_blocks
+        short -= draft.available + draft.leaving_blocks
         victims: list[Job] = []
         turn_s = self._rotation.turn_s(draft)
         stay = self._streams_stay(draft, job)
@@ -158,7 +158,7 @@ class Entrance:
         batch = draft.batch
         if not self._settings.rotation or batch.size < 2:
             return
-        if batch.growth(LOOKAHEAD_STEPS) > draft.available + self._rotation.leaving_blocks:
+        if batch.growth(LOOKAHEAD_STEPS) > draft.available + draft.leaving_blocks:
             # who would be back before then makes no room
             job = self._rotation.victim(draft, LOOKAHEAD_STEPS * self._outlook.step_s)
             if job is not None:
@@ -208,7 +208,7 @@ class Entrance:
         """Copy a resident to the host, or drop its cache where that costs less."""
         self._device.take_off(job, draft.batch.step)
         if not self._drop_loser(draft, job):
-            self._rotation.leave(draft, job, timing)
+            draft.swap_out(job.seq, timing)
             self._counters.add("rotations")
         self._leaves(draft, job)
 

@@ -7,7 +7,6 @@ from math import inf
 from typing import Final
 
 from superinfer.draft import Draft
-from superinfer.memory.base import Timing
 from superinfer.schedulers.rotating.deadlines import Job
 from superinfer.schedulers.rotating.outlook import Outlook
 from superinfer.schedulers.rotating.quantum import Quantum, exchange_s, quantum
@@ -21,15 +20,12 @@ FEWEST_ROTATIONS: Final = 4
 
 
 class Rotation:
-    """Picks victims and keeps count of the copies to the host that are under way."""
+    """Picks victims, and says how long who leaves has to stay away."""
 
     def __init__(self, outlook: Outlook, residents: Residents, hysteresis: float) -> None:
         self._outlook = outlook
         self._residents = residents
         self._hysteresis = hysteresis
-        self._leaving: dict[Sequence, int] = {}
-        self.leaving_blocks = 0
-        """Blocks that come free when the copies under way have landed."""
         self.step = 0
         """Steps of the decode batch so far."""
         self._now = 0.0
@@ -83,18 +79,6 @@ class Rotation:
     def any_victim(self) -> Job | None:
         """Who has most slack, whether it pays or not."""
         return self._residents.most_slack(self.slack_s, lambda job, slack_s: True)
-
-    def leave(self, draft: Draft, job: Job, timing: Timing) -> None:
-        """Copy a request to the host: its blocks are free at once, or when the copy has landed."""
-        seq = job.seq
-        blocks = draft.private_blocks(seq)
-        if draft.swap_out(seq, timing) and timing == "background":
-            self._leaving[seq] = blocks
-            self.leaving_blocks += blocks
-
-    def left(self, seq: Sequence) -> None:
-        """A copy has landed, or its request has ended."""
-        self.leaving_blocks -= self._leaving.pop(seq, 0)
 
     def quantum(self, job: Job) -> Quantum:
         """How long a request of this kind keeps its place."""

@@ -150,7 +150,6 @@ class RotatingScheduler(Settings):
 
     def swapped_out(self, seq: Sequence) -> None:
         """Its blocks are free, and it can come back."""
-        self._rotation.left(seq)
         self._arrived.append(self._jobs[seq])
 
     def resumed(self, seq: Sequence) -> None:
@@ -165,7 +164,6 @@ class RotatingScheduler(Settings):
         self._answers_due -= job.end_due_s < inf
         job.ticket = -1
         self._device.take_off(job, max(job.join_step, seq.last_token_step + 1))
-        self._rotation.left(seq)
         self._tenants.leave(seq.request.tenant)
         self._admission.end_stream(job)
         self._waiting.forget(job)

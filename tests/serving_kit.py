@@ -77,6 +77,14 @@ class Served:
         """Do something in the server's event loop."""
         asyncio.run_coroutine_threadsafe(job, self.service.engine.loop).result(PATIENCE_S)
 
+    def take_no_more(self) -> None:
+        """As where the server is told to end."""
+
+        async def told() -> None:
+            self.service.draining.set()
+
+        self.run(told())
+
     def until_idle(self) -> None:
         """Wait until the engine has nothing to do."""
         until(lambda: not self.service.engine.number)

@@ -31,6 +31,8 @@ from superinfer.lab.cli.complaints import INTERRUPTED
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 
+UVICORN = "uvicorn.error"
+"""Its log of all that is no access."""
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
 LOOK_EVERY_S = 1.0
@@ -76,6 +78,15 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
     return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
 
 
+def keep_log_short() -> None:
+    """Leave out of the log each client that hangs up, and where the server was in a reply that it
+    gave up at its end, for uvicorn says how many of these there are.
+    """
+    for name in ("asyncio", UVICORN):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(UVICORN).addFilter(_not_given_up)
+
+
 def listener_at(host: str, port: int) -> socket.socket:
     """A socket that listens there; OSError where nobody may.
 
@@ -102,6 +113,10 @@ def _no_profile(config: Config) -> str:
     )
 
 
+def _not_given_up(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 @contextmanager
 def _listening(places: Places) -> Iterator[socket.socket]:
     """The server's socket, before anything slow is done. ConfigError where nobody may listen."""
@@ -115,8 +130,7 @@ def _listening(places: Places) -> Iterator[socket.socket]:
 
 
 def _serve(service: Service, listener: socket.socket) -> int:
-    for name in ("asyncio", "uvicorn.error"):  # not every client that hangs up
-        logging.getLogger(name).setLevel(logging.ERROR)
+    keep_log_short()
     settings = uvicorn.Config(
         build_app(service),
         log_config=None,
@@ -158,7 +172,8 @@ class Server(uvicorn.Server):
         if self.told:
             self._hurry.set()
         self.told.append(sig)
-        self._service.draining = self.should_exit = True
+        self.should_exit = True
+        self._service.draining.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close connections as their answers are told."""

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from executor.serving.engine.letters import Wish
 from executor.serving.http.bodies import Body, ChatBody, CompletionBody
 from executor.serving.http.exchange import Exchange
-from executor.serving.http.guards import MOST_VALUES, BodyLimit, KeyCheck
+from executor.serving.http.guards import MOST_VALUES, BodyInTime, BodyLimit, KeyCheck
 from executor.serving.http.refusals import add_refusals, refusal
 from executor.serving.http.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.objectives import urgency
@@ -41,6 +41,7 @@ def build_app(service: Service) -> FastAPI:
     _add_state(app, service)
     _add_completions(api, service)
     app.include_router(api)
+    app.add_middleware(BodyInTime, service=service)
     app.add_middleware(BodyLimit, most_values=max(MOST_VALUES, 2 * service.max_model_len))
     if service.rules.api_key:
         app.add_middleware(KeyCheck, key=service.rules.api_key)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -20,7 +22,7 @@ import pytest
 from executor_runs import call
 from serving_kit import PATIENCE_S, asking, until
 
-from executor.serving.server import listener_at
+from executor.serving.server import UVICORN, keep_log_short, listener_at
 
 ROOT = Path(__file__).parents[3]
 NO_PROFILE = (
@@ -213,6 +215,20 @@ def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
         process.send_signal(signal.SIGTERM)
         assert rest(process) == "error: the engine has not ended its step in 15 s\n"
         assert process.returncode == 1 and not is_there(engine)
+
+
+def test_a_reply_that_is_given_up_is_no_fault_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a client does not read on: its place in the code is left out of the log."""
+    logger = logging.getLogger(UVICORN)
+    monkeypatch.setattr(logger, "filters", [])
+    keep_log_short()
+    for error in (asyncio.CancelledError(), ZeroDivisionError("a true fault")):
+        logger.error("Exception in ASGI application", exc_info=error)
+    logger.error("Cancel 1 running task(s)")
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+    assert "a true fault" in caplog.text and "CancelledError" not in caplog.text
 
 
 def test_small_replies_go_at_once() -> None:

@@ -348,6 +348,6 @@ def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
         with held(served.session):
             under_way = pool.submit(served.text, "a", max_tokens=100)
             until(lambda: served.service.engine.number == 1)
-            served.service.draining = True
+            served.take_no_more()
             assert served.refusal(asking("a"), 503) == "the server is shutting down"
         assert len(under_way.result()) == 100

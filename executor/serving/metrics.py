@@ -111,9 +111,9 @@ class Metrics:
         """A request is over."""
         verdict = Verdict.of(request, ended)
         if verdict.slo_met is not None:
-            result = "met" if verdict.slo_met else "missed"
-            labels = {"class": request.slo_class.name, "result": result}
-            self._count("slo_requests", labels)
+            for result, so in (("met", True), ("missed", False)):  # both from the first one on
+                labels = {"class": request.slo_class.name, "result": result}
+                self._count("slo_requests", labels, int(verdict.slo_met is so))
         self._count("num_preemptions", amount=ended.preemptions)
         if ended.outcome == "finished":
             self._finished(request, ended, verdict, finish_reason)

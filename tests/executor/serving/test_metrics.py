@@ -29,6 +29,7 @@ def test_the_page_of_metrics(tmp_path: Path) -> None:
     assert unclassed <= set(fresh), "a counter is there before its first event"
     assert not any(n for name, n in fresh.items() if "_total" in name)
     assert value("slo_requests_total", ("class", "chat"), ("result", "met")) == 2
+    assert value("slo_requests_total", ("class", "chat"), ("result", "missed")) == 0
     assert value("slo_requests_total", ("class", "default"), ("result", "missed")) == 1
     assert value("prompt_tokens_total") == 240 and value("generation_tokens_total") == 27
     assert value("time_to_first_token_seconds_count") == 3

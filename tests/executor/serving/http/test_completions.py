@@ -161,6 +161,17 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         "/v1/completions", json=asking("a"), headers={"X-Request-Id": "mine"}
     )
     assert reply.headers["x-request-id"] == "mine"
+    unnamed = served.client.post("/v1/completions", json=asking("a"))
+    assert unnamed.headers["x-request-id"] == unnamed.json()["id"]
+
+
+@pytest.mark.parametrize("more", [{"n": 0}, {"model": "other"}, {"stream": True, "user": "\n"}])
+def test_the_name_of_a_request_comes_back_with_a_refusal(
+    served: Served, more: dict[str, Any]
+) -> None:
+    body, head = asking("a", **more), {"X-Request-Id": "mine"}
+    reply = served.client.post("/v1/completions", json=body, headers=head)
+    assert reply.status_code in (400, 404) and reply.headers["x-request-id"] == "mine"
 
 
 @pytest.mark.parametrize(

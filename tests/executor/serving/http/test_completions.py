@@ -174,6 +174,22 @@ def test_the_name_of_a_request_comes_back_with_a_refusal(
     assert reply.status_code in (400, 404) and reply.headers["x-request-id"] == "mine"
 
 
+def test_a_limit_has_two_names(served: Served) -> None:
+    """In completions as in chats; the newer one wins."""
+    body = asking("a", ignore_eos=True, max_tokens=None, max_completion_tokens=3)
+    for more in ({}, {"max_tokens": 5}):
+        reply = served.client.post("/v1/completions", json={**body, **more}).json()
+        assert reply["usage"]["completion_tokens"] == 3
+
+
+def test_an_answer_without_a_limit_takes_what_room_there_is(tmp_path: Path) -> None:
+    """16 tokens at most, and the context may have room for fewer."""
+    with serving(tmp_path, max_model_len=20) as served:
+        for prompt_tokens, tokens in ((1, 16), (18, 2)):
+            usage = served.complete("a" * prompt_tokens, max_tokens=None, ignore_eos=True)["usage"]
+            assert usage["completion_tokens"] == tokens
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

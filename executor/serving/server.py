@@ -20,6 +20,7 @@ from executor.models.tokenizer import load_tokenizer
 from executor.serving.chat import load_template
 from executor.serving.engine.engine_client import EngineClient
 from executor.serving.engine.engine_process import engine_process
+from executor.serving.engine.letters import Facts
 from executor.serving.http.app import build_app
 from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
@@ -65,6 +66,8 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, places: P
     ):
         if not facts.measured_costs:
             say(f"warning: {_no_profile(config)}")
+        if facts.max_model_len < prompts.most_tokens:
+            say(f"warning: {_little_room(facts, prompts)}")
         engine, classes = EngineClient(connection, facts), config.service_classes()
         return _serve(Service(engine, prompts, classes, rules, recording.add), listener)
 
@@ -115,6 +118,13 @@ def _no_profile(config: Config) -> str:
 
 def _not_given_up(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _little_room(facts: Facts, prompts: Prompts) -> str:
+    return (
+        f"the KV cache has room for {facts.max_model_len} tokens, the context for "
+        f"{prompts.most_tokens}: longer requests are refused"
+    )
 
 
 @contextmanager

@@ -33,8 +33,8 @@ NO_PROFILE = (
 
 
 @contextmanager
-def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that serves, and its address."""
+def server(*options: object, warned: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address; it has `warned` of something more."""
     command = (sys.executable, "-m", "executor", "serve", "--port", 0, "--device", "cpu", *options)
     with subprocess.Popen(
         [str(part) for part in command],
@@ -47,6 +47,7 @@ def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         try:
             assert process.stderr is not None
             assert process.stderr.readline() == NO_PROFILE
+            assert not warned or process.stderr.readline() == f"warning: {warned}\n"
             line = process.stderr.readline()
             match = re.fullmatch(r"tiny at (http://127\.0\.0\.1:\d+)/v1\n", line)
             assert match, line
@@ -215,6 +216,12 @@ def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
         process.send_signal(signal.SIGTERM)
         assert rest(process) == "error: the engine has not ended its step in 15 s\n"
         assert process.returncode == 1 and not is_there(engine)
+
+
+def test_a_cache_that_has_less_room_than_the_context_is_told() -> None:
+    room = "the KV cache has room for 128 tokens, the context for 10240"
+    with server("--kv-blocks", 4, warned=f"{room}: longer requests are refused"):
+        pass
 
 
 def test_a_reply_that_is_given_up_is_no_fault_of_the_server(

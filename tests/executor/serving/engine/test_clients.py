@@ -220,7 +220,8 @@ def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_never_fits_is_refused(tmp_path: Path, stream: bool) -> None:
-    with serving(tmp_path, kv_blocks=4) as served:
+    """By the engine, where blocks may lose bits and nobody else knows what there is room for."""
+    with serving(tmp_path, kv_blocks=4, memory="slo_aware") as served:
         body = asking("x" * 500, stream=stream)
         assert served.refusal(body).startswith("the request was rejected: exceeds_kv")
         assert served.text("x")

@@ -190,6 +190,17 @@ def test_an_answer_without_a_limit_takes_what_room_there_is(tmp_path: Path) -> N
             assert usage["completion_tokens"] == tokens
 
 
+def test_what_the_cache_has_no_room_for_is_not_computed_first(tmp_path: Path) -> None:
+    """4 blocks of 32 tokens: all of them can be used, and what is longer is refused at once."""
+    with serving(tmp_path, kv_blocks=4) as served:
+        assert served.client.get("/v1/models/tiny").json()["max_model_len"] == 128
+        usage = served.complete("a" * 28, max_tokens=100, ignore_eos=True)["usage"]
+        assert usage["completion_tokens"] == 100
+        message = served.refusal(asking("a" * 28, max_tokens=101))
+        assert message.endswith("129 are above the context of 128")
+        assert served.service.engine.new_index() == 1, "the engine had no second request"
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

@@ -280,6 +280,7 @@ def test_generate_prints_text(monkeypatch, capsys, config):
         ),
         (["generate"], "Missing argument"),
         (["generate", "x", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
+        (["generate", "x", "--stop", ""], "error: --stop: expected text, got an empty one"),
         (["bench", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
         (["calibrate", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
         (["run", "TRACE", "--device", "cpu", "--out", "/dev/null/a/b"], "/dev/null/a/b: cannot"),

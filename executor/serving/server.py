@@ -26,7 +26,7 @@ from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
-from executor.workload import refuse_simulated, unheeded
+from executor.workload import refuse_simulated, unheeded_by_servers
 from superinfer.errors import ConfigError
 from superinfer.lab.cli.complaints import INTERRUPTED
 from superinfer.lab.cli.terminal import say
@@ -55,7 +55,7 @@ class Places:
 
 def serve_command(config: Config, options: ModelOptions, rules: Rules, places: Places) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code."""
-    for note in (*config.notes, *unheeded(config)):
+    for note in (*config.notes, *unheeded_by_servers(config)):
         say(f"warning: {note}")
     refuse_simulated(config)
     prompts = read_prompts(config, places.chat_template)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
-from serving_kit import serving
+from serving_kit import Served, serving
 
 from executor.serving.service import Rules
+
+
+def test_every_metric_says_of_what_it_is(served: Served) -> None:
+    """By itself, as a dashboard shows it: not `the same` as the one above, nor of `it`."""
+    page = served.client.get("/metrics").text
+    told = dict(re.findall(r"^# HELP superinfer:(\S+) (.*)$", page, re.MULTILINE))
+    typed = re.findall(r"^# TYPE superinfer:(\S+) (?:counter|gauge|histogram)$", page, re.MULTILINE)
+    assert sorted(told) == sorted(typed) and len(told) > 30
+    things = re.compile("request|token|prompt|KV cache|step|arrival|scheduled", re.IGNORECASE)
+    assert not [name for name, text in told.items() if not things.search(text)]
 
 
 def test_the_page_of_metrics(tmp_path: Path) -> None:

@@ -271,3 +271,8 @@ def test_what_cannot_be_served(
     assert code == 2 and "run.replicas" in said
     code, said = fault("--metrics-prefix", "a b", "--port", 0)
     assert code == 2 and said.startswith("error: --metrics-prefix: expected letters")
+    for key in ("secret\n", " secret", "sec\nret", " "):
+        wanted = "error: --api-key: expected text in one line, without spaces around it\n"
+        assert fault("--api-key", key, "--port", 0) == (2, wanted)
+    monkeypatch.setenv("SUPERINFER_API_KEY", "from a file\n")
+    assert fault("--port", 0) == (2, wanted)

@@ -212,7 +212,7 @@ def test_what_the_cache_has_no_room_for_is_not_computed_first(tmp_path: Path) ->
         ({"prompt": [9999]}, "prompt: expected tokens from 0 to"),
         ({"max_tokens": 0}, "max_tokens: "),
         ({"max_tokens": 1 << 20}, "above the context of"),
-        ({"temperature": -1}, "temperature: expected a finite number >= 0"),
+        ({"temperature": -1}, "temperature: expected a number from 0 to 1,000,000, got -1.0"),
         ({"n": 0}, "n: "),
         ({"logprobs": 2}, "logprobs: not supported here"),
         ({"best_of": 2}, "best_of: not supported here"),

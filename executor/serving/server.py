@@ -18,7 +18,7 @@ import uvicorn
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
 from executor.serving.chat import load_template
-from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_client import STOP_S, EngineClient
 from executor.serving.engine.engine_process import engine_process
 from executor.serving.engine.letters import Facts
 from executor.serving.http.app import build_app
@@ -32,8 +32,6 @@ from superinfer.lab.cli.complaints import INTERRUPTED
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config
 
-UVICORN = "uvicorn.error"
-"""Its log of all that is no access."""
 MOST_CONNECTING = 2048
 """Connections that nobody has accepted yet."""
 LOOK_EVERY_S = 1.0
@@ -81,13 +79,16 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
     return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
 
 
-def keep_log_short() -> None:
-    """Leave out of the log each client that hangs up, and where the server was in a reply that it
-    gave up at its end, for uvicorn says how many of these there are.
+def settings_of(service: Service) -> uvicorn.Config:
+    """How HTTP is served. The longest time to end is for what should not be: connections are closed
+    before (`Server.shutdown`).
     """
-    for name in ("asyncio", UVICORN):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger(UVICORN).addFilter(_not_given_up)
+    return uvicorn.Config(
+        build_app(service),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + STOP_S + 2 * LAST_WORDS_S),
+    )
 
 
 def listener_at(host: str, port: int) -> socket.socket:
@@ -116,10 +117,6 @@ def _no_profile(config: Config) -> str:
     )
 
 
-def _not_given_up(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
 def _little_room(facts: Facts, prompts: Prompts) -> str:
     return (
         f"the KV cache has room for {facts.max_model_len} tokens, the context for "
@@ -140,14 +137,9 @@ def _listening(places: Places) -> Iterator[socket.socket]:
 
 
 def _serve(service: Service, listener: socket.socket) -> int:
-    keep_log_short()
-    settings = uvicorn.Config(
-        build_app(service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + LAST_WORDS_S),
-    )
-    server = Server(settings, service, listener)
+    for name in ("asyncio", "uvicorn.error"):  # not every client that hangs up
+        logging.getLogger(name).setLevel(logging.ERROR)
+    server = Server(settings_of(service), service, listener)
     for kind in (signal.SIGINT, signal.SIGTERM):  # to the end: what it keeps is closed whole
         signal.signal(kind, server.handle_exit)
     server.run(sockets=[listener])
@@ -186,7 +178,9 @@ class Server(uvicorn.Server):
         self._service.draining.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close connections as their answers are told."""
+        """Close connections as their answers are told, in the end also those of clients that do not
+        read on.
+        """
         ending = asyncio.ensure_future(self._end_engine())
         await super().shutdown(sockets)
         ending.cancel()
@@ -206,3 +200,6 @@ class Server(uvicorn.Server):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._service.rules.shutdown_s)
         await self._service.engine.stop()
+        await asyncio.sleep(LAST_WORDS_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

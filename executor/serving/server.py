@@ -181,6 +181,7 @@ class Server(uvicorn.Server):
         """Close connections as their answers are told, in the end also those of clients that do not
         read on.
         """
+        self._service.draining.set()  # also where nobody told the server, but its engine is gone
         ending = asyncio.ensure_future(self._end_engine())
         await super().shutdown(sockets)
         ending.cancel()

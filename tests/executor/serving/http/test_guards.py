@@ -107,12 +107,27 @@ def test_a_body_that_is_not_whole_when_the_server_ends(tmp_path: Path) -> None:
             client.sendall(f'{head}Content-Length: 50\r\n\r\n{{"prompt"'.encode())
             served.take_no_more()
             reply = b""
-            while piece := client.recv(1 << 12):  # it is closed then, too
+            while not reply.endswith(b"}}"):
+                piece = client.recv(1 << 12)
+                assert piece, "it is closed without a word"
                 reply += piece
             assert reply.startswith(b"HTTP/1.1 503 ")
             assert b'"the server is shutting down"' in reply
         reason = [("engine", "0"), ("model_name", "tiny"), ("reason", "shutting_down")]
         assert served.metrics()[f"superinfer:request_refused_total{reason}"] == 1
+
+
+def test_a_body_that_is_not_whole_when_the_server_ends_by_itself(tmp_path: Path) -> None:
+    """As where its engine has failed."""
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.socket() as client:
+        client.settimeout(PATIENCE_S)
+        with serving(tmp_path, Rules("tiny", shutdown_s=0.1)) as served:
+            place = httpx.URL(served.url)
+            client.connect((place.host, place.port))
+            client.sendall(f'{head}Content-Length: 50\r\n\r\n{{"prompt"'.encode())
+            assert served.text("a")  # so it has been read
+        assert client.recv(1 << 12).startswith(b"HTTP/1.1 503 ")
 
 
 def test_json_of_another_encoding(served: Served) -> None:

@@ -21,7 +21,7 @@ from executor.models.tokenizer import Tokenizer, load_tokenizer
 from executor.session import ModelOptions, Session, load_t5, open_session, out_of_memory, source_of
 from executor.steps.sampler import History, Sampling
 from executor.translate import translate
-from superinfer.errors import InputError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.cli.complaints import INTERRUPTED
 from superinfer.lab.cli.terminal import say
 from superinfer.lab.config import Config, load_config
@@ -43,6 +43,8 @@ class Wish:
 
 def generate_command(wish: Wish, options: ModelOptions, seed: int, as_json: bool = False) -> int:
     """Print what a model makes of a prompt; returns the exit code."""
+    if "" in wish.stop:
+        raise ConfigError("--stop: expected text, got an empty one")
     prompt = _stdin() if wish.prompt == "-" else wish.prompt
     config = _config(wish, seed)
     found, folder = read_config(source_of(config.run.model))

@@ -114,17 +114,21 @@ class Replay:
         model = self.session.model
         self.answers = answers_of(workload, model.vocab, model.max_model_len, config.run.seed)
         self.log = StepLog()
-        clock = self.session.real_time(options.as_fast_as_possible, self.timer, self.log)
-        self.driver: Driver = self.session.driver(self.answers, Arrivals(workload.requests), clock)
+        self._clock = self.session.real_time(options.as_fast_as_possible, self.timer, self.log)
+        arrivals = Arrivals(workload.requests)
+        self.driver: Driver = self.session.driver(self.answers, arrivals, self._clock)
         self.wall_s = 0.0
         self._planning_s = 0.0
 
     def run(self) -> None:
-        """To the end of the workload, or until the driver is stopped."""
+        """To the end of the workload, or until the driver is stopped; from its first arrival on,
+        however long after 0 that is.
+        """
         engine = self.session.engine
         engine.ask = self._timed(engine.scheduler.plan)
         run = self.config.run
         policies = {"scheduler": run.scheduler, "memory": run.memory}
+        self._clock.restart(self.workload.requests[0].arrival_s)
         started = time.perf_counter()
         try:
             with out_of_memory("running a step", STEP_SIZES), faults_named(policies):

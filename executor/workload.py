@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import numpy as np
@@ -28,6 +28,8 @@ _UNHEEDED = (
     "believed_costs",
 )
 """Settings of `[run]` for simulations alone."""
+_OF_A_TRACE = ("limit", "rate_scale", "skip_bad", "without_slo")
+"""Those that say what is made of a trace; a server has none."""
 
 
 def load_workload(config: Config) -> Workload:
@@ -52,12 +54,15 @@ def refuse_simulated(config: Config) -> None:
 
 def unheeded(config: Config) -> list[str]:
     """Warnings of settings that a device does not heed, because its times are its own."""
-    run, usual = config.run, RunConfig()
-    names = [f"run.{name}" for name in _UNHEEDED if getattr(run, name) != getattr(usual, name)]
-    warnings = [f"{', '.join(names)}: no effect on a device"] if names else []
-    if run.host_link_gb_per_s is not None:
+    warnings = _without_effect(config, _UNHEEDED, "no effect on a device")
+    if config.run.host_link_gb_per_s is not None:
         warnings.append("run.host_link_gb_per_s: schedulers predict with it alone")
     return warnings
+
+
+def unheeded_by_servers(config: Config) -> list[str]:
+    """Warnings of settings that a server does not heed."""
+    return unheeded(config) + _without_effect(config, _OF_A_TRACE, "no effect on a server")
 
 
 def answers_of(workload: Workload, vocab: int, max_model_len: int, seed: int) -> Answers:
@@ -92,6 +97,13 @@ def prompt_tokens(request: Request, vocab: int, seed: int) -> Tokens:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def _without_effect(config: Config, settings: Iterable[str], words: str) -> list[str]:
+    """A warning of those that differ from what is usual, if any does."""
+    run, usual = config.run, RunConfig()
+    names = [f"run.{name}" for name in settings if getattr(run, name) != getattr(usual, name)]
+    return [f"{', '.join(names)}: {words}"] if names else []
 
 
 def _stretches(request: Request) -> Iterator[tuple[str, int]]:

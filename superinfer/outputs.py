@@ -78,7 +78,11 @@ def _check_kind(path: Path, *, file: bool) -> None:
 
 
 def _check_name(path: Path) -> None:
-    """Tables are written by a library that takes no other names."""
+    """Tables are written by a library that takes no other names. `-` is what commands that convert
+    traces call standard output; who means that elsewhere is not to get a file of that name.
+    """
+    if str(path) == "-":
+        raise InputError("expected a name, for only traces go to standard output", file="-")
     try:
         str(path).encode()
     except UnicodeEncodeError:

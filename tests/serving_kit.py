@@ -16,16 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from executor.models.tokenizer import ByteTokenizer
 from executor.options import ConfigOptions
 from executor.serving.engine.engine_client import EngineClient
 from executor.serving.engine.engine_process import tell_the_end, work
 from executor.serving.engine.letters import Ended
-from executor.serving.http.app import build_app
 from executor.serving.recording import Recording
-from executor.serving.server import Server, listener_at, read_prompts
+from executor.serving.server import Server, listener_at, read_prompts, settings_of
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, Session, open_session
 from executor.steps.runner import Batch, Launched
@@ -76,6 +74,14 @@ class Served:
     def run(self, job: Coroutine[Any, Any, None]) -> None:
         """Do something in the server's event loop."""
         asyncio.run_coroutine_threadsafe(job, self.service.engine.loop).result(PATIENCE_S)
+
+    def take_no_more(self) -> None:
+        """As where the server is told to end."""
+
+        async def told() -> None:
+            self.service.draining.set()
+
+        self.run(told())
 
     def until_idle(self) -> None:
         """Wait until the engine has nothing to do."""
@@ -150,8 +156,7 @@ def working(session: Session) -> Iterator[EngineClient]:
 def listening(service: Service) -> Iterator[str]:
     """Uvicorn in a thread; gives the address."""
     with listener_at("127.0.0.1", 0) as listener:
-        settings = uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5)
-        server = Server(settings, service, listener)
+        server = Server(settings_of(service), service, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from executor.bench.session import Points
 
 
+USERS_OF_CONTEXTS = frozenset({"decode", "attention", "peers"})
+USERS_OF_PROMPTS = frozenset({"prefill", "attention", "peers"})
+"""Parts that take these sizes."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(bench)
@@ -49,7 +54,7 @@ def bench(
     wanted = _parts(only)
     points = _points(batches, contexts, bits, prompts)
     source = str(source_of(model))
-    _check_lengths(points, model, source)
+    _check_lengths(wanted, points, model, source)
     opened = Session.open(source, where, ModelOptions(dtype).torch_dtype(where), int8)
     deadline = Deadline(60 * minutes)
     found: dict[str, list[Row]] = {name: [] for name in wanted}
@@ -93,14 +98,17 @@ def _points(batches: str, contexts: str, bits: str, prompts: str) -> Points:
     return Points(decodes, tuple(_numbers("prompts", prompts)))
 
 
-def _check_lengths(points: Points, model: str, source: str) -> None:
-    """Nothing is longer than the context of the model."""
+def _check_lengths(parts: list[str], points: Points, model: str, source: str) -> None:
+    """Nothing that is measured is longer than the context of the model."""
     from executor.models.config import read_config
 
     longest = read_config(source)[0].shape.max_model_len
     contexts = [point.context for point in points.decodes]
-    for name, lengths in (("contexts", contexts), ("prompts", points.prefills)):
-        if max(lengths) > longest:
+    for name, lengths, users in (
+        ("contexts", contexts, USERS_OF_CONTEXTS),
+        ("prompts", points.prefills, USERS_OF_PROMPTS),
+    ):
+        if users.intersection(parts) and max(lengths) > longest:
             raise ConfigError(f"--{name}: {model} has a context of {longest} tokens")
 
 

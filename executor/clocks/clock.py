@@ -144,9 +144,9 @@ class RealTime:
         self._log = log
         self._origin_s = self._timer.read()
 
-    def restart(self) -> None:
-        """Count from now on."""
-        self._origin_s = self._timer.read()
+    def restart(self, now_s: float = 0.0) -> None:
+        """Count from now on, which is that many seconds."""
+        self._origin_s = self._timer.read() - now_s
 
     def read(self) -> float:
         """Seconds since the start."""

@@ -83,6 +83,8 @@ def serve(
         lag = 1
     if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", metrics_prefix):
         raise ConfigError(f"--metrics-prefix: expected letters and digits, got {metrics_prefix!r}")
+    if api_key != api_key.strip() or not api_key.isprintable():  # no header can show such a one
+        raise ConfigError("--api-key: expected text in one line, without spaces around it")
     config = replace(options, prefix_caching=prefix_caching, lag=lag).load()
     rules = Rules(
         served_model_name or config.run.model,

@@ -48,9 +48,23 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "request_refused": ("Requests that were turned away before the engine had them.", ("reason",)),
     "slo_requests": ("Requests with targets, by class and result.", ("class", "result")),
     "prompt_tokens": ("Tokens of prompts that were computed or found.", ()),
-    "generation_tokens": ("Tokens given.", ()),
+    "generation_tokens": ("Tokens of answers.", ()),
     "num_preemptions": ("Times that a KV cache was dropped, or moved to the host.", ()),
 }
+OF_THE_ENGINE = {
+    "num_requests_running": "Requests whose KV cache is on the device.",
+    "num_requests_waiting": "Requests in a queue, or whose KV cache was moved out.",
+    "kv_cache_usage_perc": "Share of the KV cache on the device that requests hold, at most 1.",
+    "kv_tier_usage_perc": "Share of a tier of the KV cache that requests hold, at most 1.",
+    "kv_quantized_blocks": "Blocks of the KV cache that have fewer than 16 bits.",
+    "step_time_factor": "Measured over predicted time of steps, as learned.",
+    "cache_config": "Sizes of the KV cache.",
+    "prefix_cache_queries": "Tokens of prompts that were looked up in the cache.",
+    "prefix_cache_hits": "Tokens of prompts that were found in the cache.",
+    "num_rotations": "KV caches copied to the host to make room.",
+    "kv_transfer_bytes": "Bytes of KV cache copied between device and host.",
+}
+"""What is read from its latest state."""
 FROM_THE_START = {
     "request_success": ("finished_reason", ("stop", "length", "abort")),
     "request_failure": ("outcome", ("rejected", "failed", "unfinished")),
@@ -111,9 +125,9 @@ class Metrics:
         """A request is over."""
         verdict = Verdict.of(request, ended)
         if verdict.slo_met is not None:
-            result = "met" if verdict.slo_met else "missed"
-            labels = {"class": request.slo_class.name, "result": result}
-            self._count("slo_requests", labels)
+            for result, so in (("met", True), ("missed", False)):  # both from the first one on
+                labels = {"class": request.slo_class.name, "result": result}
+                self._count("slo_requests", labels, int(verdict.slo_met is so))
         self._count("num_preemptions", amount=ended.preemptions)
         if ended.outcome == "finished":
             self._finished(request, ended, verdict, finish_reason)
@@ -165,37 +179,33 @@ class EnginePage:
     def _gauges(self) -> Iterable[Metric]:
         state, facts, count = self._engine.state, self._engine.facts, self._engine.number
         running = min(state.running, count)
-        yield self._gauge("num_requests_running", "On the device.", running)
-        yield self._gauge("num_requests_waiting", "Not on the device.", count - running)
-        yield self._gauge("kv_cache_usage_perc", "Share of it that requests hold.", state.kv_usage)
+        yield self._gauge("num_requests_running", running)
+        yield self._gauge("num_requests_waiting", count - running)
+        yield self._gauge("kv_cache_usage_perc", state.kv_usage)
         host = {} if state.host_usage is None else {"host": state.host_usage}
-        tiers = {"device": state.kv_usage, **host}
-        yield self._gauge("kv_tier_usage_perc", "The same by tier.", tiers, "tier")
+        yield self._gauge("kv_tier_usage_perc", {"device": state.kv_usage, **host}, "tier")
         bits = dict(zip(("8", "4"), map(float, state.small_blocks), strict=True))
-        yield self._gauge("kv_quantized_blocks", "Blocks of fewer bits.", bits, "bits")
+        yield self._gauge("kv_quantized_blocks", bits, "bits")
         if state.step_time_factors is not None:
             factors = dict(zip(("decodes", "prefills"), state.step_time_factors, strict=True))
-            text = "Measured over predicted step time, as learned."
-            yield self._gauge("step_time_factor", text, factors, "steps")
+            yield self._gauge("step_time_factor", factors, "steps")
         sizes = {"block_size": facts.block_tokens, "num_gpu_blocks": facts.total_blocks}
-        yield self._info("cache_config", "Sizes of the KV cache.", sizes)
+        yield self._info("cache_config", sizes)
 
     def _counters(self) -> Iterable[Metric]:
         state = self._engine.state
-        for name, text, value in (
-            ("prefix_cache_queries", "Prompt tokens looked up.", state.prefix_query_tokens),
-            ("prefix_cache_hits", "Prompt tokens found.", state.prefix_hit_tokens),
-            ("num_rotations", "KV caches copied to the host.", state.rotations),
+        for name, value in (
+            ("prefix_cache_queries", state.prefix_query_tokens),
+            ("prefix_cache_hits", state.prefix_hit_tokens),
+            ("num_rotations", state.rotations),
         ):
-            yield self._counter(name, text, [((), value)])
+            yield self._counter(name, [((), value)])
         moved = [(("device", "host"), state.d2h_bytes), (("host", "device"), state.h2d_bytes)]
-        yield self._counter("kv_transfer_bytes", "KV cache copied.", moved, ("src", "dst"))
+        yield self._counter("kv_transfer_bytes", moved, ("src", "dst"))
 
-    def _gauge(
-        self, name: str, text: str, value: float | dict[str, float], label: str = ""
-    ) -> Metric:
-        more = (label,) if label else ()
-        family = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=(*self._labels, *more))
+    def _gauge(self, name: str, value: float | dict[str, float], label: str = "") -> Metric:
+        labels = (*self._labels, label) if label else tuple(self._labels)
+        family = GaugeMetricFamily(f"{self._prefix}:{name}", OF_THE_ENGINE[name], labels=labels)
         found = value if isinstance(value, dict) else {"": value}
         for key, number in found.items():
             family.add_metric((*self._labels.values(), *([key] if label else [])), number)
@@ -204,19 +214,19 @@ class EnginePage:
     def _counter(
         self,
         name: str,
-        text: str,
         values: Sequence[tuple[tuple[str, ...], float]],
         labels: tuple[str, ...] = (),
     ) -> Metric:
         family = CounterMetricFamily(
-            f"{self._prefix}:{name}", text, labels=(*self._labels, *labels)
+            f"{self._prefix}:{name}", OF_THE_ENGINE[name], labels=(*self._labels, *labels)
         )
         for more, number in values:
             family.add_metric((*self._labels.values(), *more), number)
         return family
 
-    def _info(self, name: str, text: str, values: dict[str, Any]) -> Metric:
-        family = InfoMetricFamily(f"{self._prefix}:{name}", text, labels=tuple(self._labels))
+    def _info(self, name: str, values: dict[str, Any]) -> Metric:
+        labels = tuple(self._labels)
+        family = InfoMetricFamily(f"{self._prefix}:{name}", OF_THE_ENGINE[name], labels=labels)
         shown = {key: str(value) for key, value in values.items()}
         family.add_metric(tuple(self._labels.values()), shown)
         return family

@@ -33,9 +33,9 @@ class Recording:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Nowhere if `path` is None. ConfigError if it is there already, or what one that was
-        killed held back. Files are made with the first request, so that a server which does not
-        start leaves none.
+        """Nowhere if `path` is None. ConfigError if it is no file, or is there already, or what one
+        that was killed held back. Files are made with the first request, so that a server which
+        does not start leaves none.
         """
         if path is not None:
             _check_free(path)
@@ -125,9 +125,11 @@ class Recording:
 
 
 def _check_free(path: Path) -> None:
-    """ConfigError if there is a record or what one held back, or the name is longer than a file's
-    may be.
+    """ConfigError if there is a record or what one held back, if the name is longer than a file's
+    may be, or if it is that of standard output.
     """
+    if str(path) == "-":
+        raise ConfigError("--record: expected a file, got -")
     try:
         taken = path if path.exists() else held_file(path)
         if taken.exists():

@@ -18,14 +18,15 @@ import uvicorn
 from executor.models.config import read_config
 from executor.models.tokenizer import load_tokenizer
 from executor.serving.chat import load_template
-from executor.serving.engine.engine_client import EngineClient
+from executor.serving.engine.engine_client import STOP_S, EngineClient
 from executor.serving.engine.engine_process import engine_process
+from executor.serving.engine.letters import Facts
 from executor.serving.http.app import build_app
 from executor.serving.prompts import Prompts
 from executor.serving.recording import Recording
 from executor.serving.service import Rules, Service
 from executor.session import ModelOptions, source_of
-from executor.workload import refuse_simulated, unheeded
+from executor.workload import refuse_simulated, unheeded_by_servers
 from superinfer.errors import ConfigError
 from superinfer.lab.cli.complaints import INTERRUPTED
 from superinfer.lab.cli.terminal import say
@@ -52,7 +53,7 @@ class Places:
 
 def serve_command(config: Config, options: ModelOptions, rules: Rules, places: Places) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code."""
-    for note in (*config.notes, *unheeded(config)):
+    for note in (*config.notes, *unheeded_by_servers(config)):
         say(f"warning: {note}")
     refuse_simulated(config)
     prompts = read_prompts(config, places.chat_template)
@@ -63,6 +64,8 @@ def serve_command(config: Config, options: ModelOptions, rules: Rules, places: P
     ):
         if not facts.measured_costs:
             say(f"warning: {_no_profile(config)}")
+        if facts.max_model_len < prompts.most_tokens:
+            say(f"warning: {_little_room(facts, prompts)}")
         engine, classes = EngineClient(connection, facts), config.service_classes()
         return _serve(Service(engine, prompts, classes, rules, recording.add), listener)
 
@@ -74,6 +77,18 @@ def read_prompts(config: Config, chat_template: Path | None) -> Prompts:
     template = load_template(chat_template, folder)
     most_tokens = config.run.max_model_len or found.shape.max_model_len
     return Prompts(tokenizer, template, found.shape.vocab, most_tokens)
+
+
+def settings_of(service: Service) -> uvicorn.Config:
+    """How HTTP is served. The longest time to end is for what should not be: connections are closed
+    before (`Server.shutdown`).
+    """
+    return uvicorn.Config(
+        build_app(service),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + STOP_S + 2 * LAST_WORDS_S),
+    )
 
 
 def listener_at(host: str, port: int) -> socket.socket:
@@ -102,6 +117,13 @@ def _no_profile(config: Config) -> str:
     )
 
 
+def _little_room(facts: Facts, prompts: Prompts) -> str:
+    return (
+        f"the KV cache has room for {facts.max_model_len} tokens, the context for "
+        f"{prompts.most_tokens}: longer requests are refused"
+    )
+
+
 @contextmanager
 def _listening(places: Places) -> Iterator[socket.socket]:
     """The server's socket, before anything slow is done. ConfigError where nobody may listen."""
@@ -117,13 +139,7 @@ def _listening(places: Places) -> Iterator[socket.socket]:
 def _serve(service: Service, listener: socket.socket) -> int:
     for name in ("asyncio", "uvicorn.error"):  # not every client that hangs up
         logging.getLogger(name).setLevel(logging.ERROR)
-    settings = uvicorn.Config(
-        build_app(service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(service.rules.shutdown_s + LAST_WORDS_S),
-    )
-    server = Server(settings, service, listener)
+    server = Server(settings_of(service), service, listener)
     for kind in (signal.SIGINT, signal.SIGTERM):  # to the end: what it keeps is closed whole
         signal.signal(kind, server.handle_exit)
     server.run(sockets=[listener])
@@ -158,10 +174,14 @@ class Server(uvicorn.Server):
         if self.told:
             self._hurry.set()
         self.told.append(sig)
-        self._service.draining = self.should_exit = True
+        self.should_exit = True
+        self._service.draining.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close connections as their answers are told."""
+        """Close connections as their answers are told, in the end also those of clients that do not
+        read on.
+        """
+        self._service.draining.set()  # also where nobody told the server, but its engine is gone
         ending = asyncio.ensure_future(self._end_engine())
         await super().shutdown(sockets)
         ending.cancel()
@@ -181,3 +201,6 @@ class Server(uvicorn.Server):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._service.rules.shutdown_s)
         await self._service.engine.stop()
+        await asyncio.sleep(LAST_WORDS_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

@@ -64,7 +64,7 @@ class Service:
         """`record` is told of every request that has ended."""
         self.rules, self.engine = rules, engine
         self.metrics = Metrics(rules.prefix, rules.name, engine)
-        self.draining = False
+        self.draining = asyncio.Event()
         """No more requests are taken."""
         self.reader = Reader(prompts, engine.facts, classes, rules.most_waiting, rules.priorities)
         """What clients ask for."""
@@ -90,9 +90,8 @@ class Service:
         """Overloaded where too many wait already that are as urgent, Closed where no more are
         taken.
         """
-        if self.draining:
-            self.metrics.refused("shutting_down")
-            raise Closed(GONE)
+        if self.draining.is_set():
+            raise self.turned_away()
         waiting = self.engine.waiting
         if waiting.number(urgency) + answers > self.rules.most_waiting:
             self.metrics.refused("overloaded")
@@ -106,6 +105,11 @@ class Service:
         self.require_room(len(wishes), urgency(wishes[0].objective))
         news = asyncio.Event()
         return [self._sent(wish, f"{name}-{i}", news, whole) for i, wish in enumerate(wishes)]
+
+    def turned_away(self) -> Closed:
+        """What a request is told that came too late; it is counted."""
+        self.metrics.refused("shutting_down")
+        return Closed(GONE)
 
     def settle(self, streams: list[Stream]) -> None:
         """The client is gone, or has all: nothing more is to be computed for these."""

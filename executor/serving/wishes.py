@@ -40,17 +40,20 @@ class Reader:
         return replace(objective, tenant=self.tenants.known(objective.tenant))
 
     def completions(self, body: CompletionBody, objective: Objective) -> list[Wish]:
-        """Every choice for each prompt. InputError for what cannot be."""
+        """Every choice for each prompt, of the usual length where no limit is named. InputError for
+        what cannot be.
+        """
         self._require_served(body, len(body.prompts))
         prompts = self.prompts.of_completion(body)
-        return self._wishes(body, prompts, body.max_tokens or COMPLETION_TOKENS, objective)
+        return self._wishes(body, prompts, COMPLETION_TOKENS, objective)
 
     def chat(self, body: ChatBody, objective: Objective) -> list[Wish]:
         """Every choice for a conversation, whose answer may be as long as its class and the context
         allow. InputError for what cannot be.
         """
         self._require_served(body, 1)
-        return self._wishes(body, [self.prompts.of_chat(body)], body.limit, objective)
+        usual = objective.slo_class.max_tokens
+        return self._wishes(body, [self.prompts.of_chat(body)], usual, objective)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -62,29 +65,29 @@ class Reader:
             raise InputError(f"{most}, got {answers}", field="n")
 
     def _wishes(
-        self, body: Body, prompts: list[list[int]], limit: int | None, objective: Objective
+        self, body: Body, prompts: list[list[int]], usual: int, objective: Objective
     ) -> list[Wish]:
         draws = [body.sampling(choice) for choice in range(body.choices)]
-        wished = [self._wish(body, tokens, limit, objective) for tokens in prompts]
+        wished = [self._wish(body, tokens, usual, objective) for tokens in prompts]
         return [replace(wish, sampling=sampling) for wish in wished for sampling in draws]
 
-    def _wish(self, body: Body, tokens: list[int], limit: int | None, objective: Objective) -> Wish:
+    def _wish(self, body: Body, tokens: list[int], usual: int, objective: Objective) -> Wish:
         ends = frozenset(body.stop_token_ids or ())
-        most = self._limit(tokens, limit, objective)
+        limit = self._limit(tokens, body.limit, usual)
         naming = Naming(self.facts.block_tokens, body.cache_salt or "")
         return Wish(
             tokens=np.array(tokens, np.int64),
             content=naming.ids(tokens) if self.facts.caches_prefixes else (),
             naming=naming,
-            limit=most,
+            limit=limit,
             ends=ends if body.ignore_eos else ends | self.prompts.tokenizer.end_tokens,
             stop=body.stop,
             sampling=GREEDY,
             objective=objective,
         )
 
-    def _limit(self, tokens: list[int], asked: int | None, objective: Objective) -> int:
-        """Most tokens of an answer; InputError for more than the context has room for."""
+    def _limit(self, tokens: list[int], asked: int | None, usual: int) -> int:
+        """Most tokens of an answer; InputError for more than there is room for."""
         most = self.facts.max_model_len
         check_length(most, len(tokens), asked or 1)
-        return asked or min(objective.slo_class.max_tokens, most - len(tokens))
+        return asked or min(usual, most - len(tokens))

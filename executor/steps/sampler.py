@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 import torch
@@ -35,9 +34,13 @@ is left beside the KV cache must be enough however many requests draw.
 """
 MOST_PENALTY = 100.0
 """Beyond that a penalty is a mistake: logits are far smaller."""
+MOST_TEMPERATURE = 1e6
+"""With far less any token is as likely as any other; what float32 does not hold is no number."""
 DRAWING = ("temperature", "top_k", "top_p", "min_p")
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _PENALTY = f"a number from -{MOST_PENALTY:.0f} to {MOST_PENALTY:.0f}"
+_FACTOR = f"a number from {1 / MOST_PENALTY:g} to {MOST_PENALTY:.0f}"
+_TEMPERATURE = f"a number from 0 to {MOST_TEMPERATURE:,.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of its range."""
+        factor = 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY
         for name, fits, expected in (
-            ("temperature", 0 <= self.temperature < inf, "a finite number >= 0"),
+            ("temperature", 0 <= self.temperature <= MOST_TEMPERATURE, _TEMPERATURE),
             ("top_k", self.top_k >= 0, "a number >= 0"),
             ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
             ("min_p", 0 <= self.min_p <= 1, "a number in [0, 1]"),
-            ("repetition_penalty", 0 < self.repetition_penalty < inf, "a finite number > 0"),
+            ("repetition_penalty", factor, _FACTOR),
             ("presence_penalty", abs(self.presence_penalty) <= MOST_PENALTY, _PENALTY),
             ("frequency_penalty", abs(self.frequency_penalty) <= MOST_PENALTY, _PENALTY),
         ):

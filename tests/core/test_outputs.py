@@ -48,6 +48,12 @@ def test_what_is_read_is_not_replaced(tmp_path: Path, name: str) -> None:
         check_writable(tmp_path / name, file=True, inputs=["mixed", str(there)])
 
 
+@pytest.mark.parametrize("file", [False, True])
+def test_standard_output_is_no_name(file: bool) -> None:
+    with pytest.raises(InputError, match=r"^-: expected a name, for only traces go to"):
+        check_writable(Path("-"), file=file)
+
+
 def test_folders_are_made(tmp_path: Path) -> None:
     with replacing(tmp_path / "a/b/c.txt") as staged:
         staged.write_text("all")

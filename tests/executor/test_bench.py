@@ -24,6 +24,7 @@ from executor.calibration.cases import RandomArena
 from executor.calibration.timing import Deadline
 from experiments.gpu_check.checks import Context
 from experiments.gpu_check.small import tiny_config
+from superinfer.errors import SuperInferError
 
 POINTS = Points(TINY_POINTS[:3], (64,))
 
@@ -118,6 +119,28 @@ def test_lack_of_memory_is_a_line_after_the_rows_so_far(
     said = errors.splitlines()[-1]
     assert said.startswith("error: out of memory while measuring decode: no ")
     assert said.endswith("left: lower --batches, --contexts or --prompts")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_lengths_are_those_of_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """A length above the context is a mistake where something is measured at it, and else not."""
+
+    def opens(*_arguments: object) -> None:
+        raise SuperInferError("opened")
+
+    monkeypatch.setattr(Session, "open", opens)
+    for option, users in (
+        ("--contexts", {"decode", "attention", "peers"}),
+        ("--prompts", {"prefill", "attention", "peers"}),
+    ):
+        sizes = {"--contexts": 64, "--prompts": 64, option: 20_000}
+        given = [each for pair in sizes.items() for each in pair]
+        options = ("--only", part, "--device", "cpu", "--model", "tiny", *given)
+        _, _, errors = call(monkeypatch, capsys, "bench", *options)
+        fault = f"error: {option}: tiny has a context of 10240 tokens\n"
+        assert errors == (fault if part in users else "error: opened\n")
 
 
 def test_nothing_begins_after_the_deadline(opened: Session) -> None:

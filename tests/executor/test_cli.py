@@ -62,6 +62,27 @@ def trace(tmp_path):
     return path
 
 
+def test_a_run_begins_with_its_first_request(monkeypatch, capsys, tmp_path, config):
+    """Not an hour before it, as in the record of a server that nobody asked for so long."""
+
+    def sleeps(seconds):
+        assert seconds == 0, "it waits for the first request"
+
+    lines = [{"timestamp": 3_600_000, "input_length": 9, "output_length": 3} for _ in range(2)]
+    trace, out = tmp_path / "late.jsonl", tmp_path / "result"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("executor.clocks.clock.time.sleep", sleeps)
+    code, text, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--model", config, "--random-weights", "--device", "cpu"),
+        *("--kv-blocks", 60, "--no-plots", "--json", "--out", out),
+    )
+    assert code == 0, errors
+    assert json.loads(text)["completed"] == 2
+    assert (load_run(out).requests.arrival_s == 3600).all(), "the times stay those of the trace"
+
+
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_run_leaves_a_result_folder(monkeypatch, capsys, tmp_path, config, trace, lag):
     out = tmp_path / "result"
@@ -280,6 +301,7 @@ def test_generate_prints_text(monkeypatch, capsys, config):
         ),
         (["generate"], "Missing argument"),
         (["generate", "x", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
+        (["generate", "x", "--stop", ""], "error: --stop: expected text, got an empty one"),
         (["bench", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
         (["calibrate", "--device", "abacus"], "error: --device: expected cpu, cuda or one of"),
         (["run", "TRACE", "--device", "cpu", "--out", "/dev/null/a/b"], "/dev/null/a/b: cannot"),

@@ -12,7 +12,14 @@ torch = pytest.importorskip("torch")
 from harness import request
 
 from executor.device import find_device
-from executor.workload import answers_of, forced_tokens, load_workload, prompt_tokens, unheeded
+from executor.workload import (
+    answers_of,
+    forced_tokens,
+    load_workload,
+    prompt_tokens,
+    unheeded,
+    unheeded_by_servers,
+)
 from superinfer.errors import ConfigError
 from superinfer.lab.config import load_config
 from traces.workload import Workload
@@ -70,6 +77,15 @@ def test_what_a_device_does_not_heed():
     assert unheeded(shared) == ["run.links_per_bridge: no effect on a device"]
     slow = load_config(None, ("run.slow_replicas.0=2",))
     assert unheeded(slow) == ["run.slow_replicas: no effect on a device"]
+
+
+def test_what_a_server_does_not_heed():
+    """What a device does not, and what is made of a trace; which one a file names is no matter."""
+    settings = ("run.host_step_ms=2", "run.rate_scale=2", "run.without_slo=true", "run.trace=a")
+    assert unheeded_by_servers(load_config(None, settings)) == [
+        "run.host_step_ms: no effect on a device",
+        "run.rate_scale, run.without_slo: no effect on a server",
+    ]
 
 
 def test_several_engines_are_simulated_alone():

@@ -32,6 +32,7 @@ from executor.session import ModelOptions, Session, open_session, source_of
 from superinfer.costs.calibrated import CalibratedCost
 from superinfer.errors import SuperInferError
 from superinfer.lab.config import Config
+from superinfer.memory.blocks.slabs import NO_SMALL
 
 SWITCH_S = 0.0005
 """After so long, and not Python's 5 ms, the engine's thread gets its turn from those of letters."""
@@ -166,11 +167,20 @@ def _facts_of(session: Session, started_s: float) -> Facts:
     return Facts(
         engine.config.block_tokens,
         engine.config.total_blocks,
-        session.model.max_model_len,
+        _longest(session),
         engine.prefix is not None,
         isinstance(session.cost, CalibratedCost),
         started_s,
     )
+
+
+def _longest(session: Session) -> int:
+    """Most tokens of a request: what no cache has room for would be computed for nothing. How many
+    blocks of fewer bits there is room for is not known ahead.
+    """
+    sizes, context = session.engine.config, session.model.max_model_len
+    smaller = sizes.small_block_bytes != NO_SMALL
+    return context if smaller else min(context, sizes.total_blocks * sizes.block_tokens)
 
 
 def _letters(connection: Connection, over: Connection) -> Iterator[Any]:

@@ -39,6 +39,7 @@ class Facts:
     block_tokens: int
     total_blocks: int
     max_model_len: int
+    """Most tokens of a request with its answer, by the model's context and the KV cache."""
     caches_prefixes: bool
     measured_costs: bool
     """A profile says how long steps take, and not nominal figures."""

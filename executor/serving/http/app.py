@@ -15,13 +15,12 @@ from starlette.exceptions import HTTPException
 from executor.serving.engine.letters import Wish
 from executor.serving.http.bodies import Body, ChatBody, CompletionBody
 from executor.serving.http.exchange import Exchange
-from executor.serving.http.guards import MOST_VALUES, BodyLimit, KeyCheck
+from executor.serving.http.guards import MOST_VALUES, BodyInTime, BodyLimit, KeyCheck
+from executor.serving.http.names import REQUEST_ID, NamesBack
 from executor.serving.http.refusals import add_refusals, refusal
 from executor.serving.http.replies import CHAT, COMPLETION, Envelope, Form
 from executor.serving.objectives import urgency
 from executor.serving.service import Service, new_id
-
-REQUEST_ID = "x-request-id"
 
 
 def build_app(service: Service) -> FastAPI:
@@ -41,9 +40,11 @@ def build_app(service: Service) -> FastAPI:
     _add_state(app, service)
     _add_completions(api, service)
     app.include_router(api)
+    app.add_middleware(BodyInTime, service=service)
     app.add_middleware(BodyLimit, most_values=max(MOST_VALUES, 2 * service.max_model_len))
     if service.rules.api_key:
         app.add_middleware(KeyCheck, key=service.rules.api_key)
+    app.add_middleware(NamesBack)  # the last one is the first to see a request
     return app
 
 
@@ -71,7 +72,7 @@ async def _answer(
     tier = objective.slo_class.name if body.service_tier else None
     envelope = Envelope.new(form, new_id(form.kind), service.rules.name, tier)
     streams = service.send(wishes, envelope.name, whole=not body.stream)
-    headers = {REQUEST_ID: http.headers.get(REQUEST_ID) or envelope.name}
+    headers = {REQUEST_ID: envelope.name}
     exchange = Exchange(http, service, envelope, body, streams, headers)
     return await (exchange.streamed() if body.stream else exchange.whole())
 

@@ -108,6 +108,7 @@ class Body(BaseModel):
 
     model: Line | None = None
     max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -129,6 +130,11 @@ class Body(BaseModel):
     cache_salt: Line | None = None
     response_format: Json | None = None
     slo: Slo | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of the answer, by either of its names."""
+        return self.max_completion_tokens or self.max_tokens
 
     @property
     def choices(self) -> int:
@@ -233,13 +239,7 @@ class ChatBody(Body):
     """The template has them."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_LISTED)]
-    max_completion_tokens: Tokens | None = None
     chat_template_kwargs: Json | None = None
-
-    @property
-    def limit(self) -> int | None:
-        """Most tokens of the answer, by either of its names."""
-        return self.max_completion_tokens or self.max_tokens
 
 
 def _wanted(name: str, value: Any, defaults: Mapping[str, tuple[Any, ...]]) -> bool:

@@ -1,7 +1,10 @@
-"""What is turned away before a route sees it: who shows no key, and bodies without end."""
+"""What is turned away before a route sees it: who shows no key, and bodies that are too large or
+come too late.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any
 
@@ -9,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from executor.serving.http.refusals import refusal
+from executor.serving.service import Service
 
 MOST_BODY_BYTES = 32 << 20
 MOST_VALUES = 1 << 20
@@ -61,6 +65,21 @@ class BodyLimit:
             await self._app(scope, _Counted(receive, self._most_values), send)
 
 
+class BodyInTime:
+    """Turns away who has not sent the whole body when the server is told to end: what is left of it
+    may never come, and the server would wait for it.
+    """
+
+    def __init__(self, app: Any, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let a request through."""
+        if scope["type"] == "http":
+            receive = _InTime(receive, self._service)
+        await self._app(scope, receive, send)
+
+
 class JsonSize:
     """How much there is to be read in JSON, counted without reading it, piece by piece."""
 
@@ -109,6 +128,33 @@ class _Counted:
     def _require(self, count: int, most: int, what: str) -> None:
         if count > most:
             raise HTTPException(413, f"expected a body of at most {most} {what}")
+
+
+class _InTime:
+    """A body as it comes; HTTPException where the server is told to end before it is whole."""
+
+    def __init__(self, receive: Any, service: Service) -> None:
+        self._receive, self._service = receive, service
+        self._whole = False
+
+    async def __call__(self) -> Any:
+        if self._whole:  # what comes now is that the client has gone away
+            return await self._receive()
+        message = await self._before_the_end()
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def _before_the_end(self) -> Any:
+        coming = asyncio.ensure_future(self._receive())
+        ending = asyncio.ensure_future(self._service.draining.wait())
+        try:
+            await asyncio.wait((coming, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise HTTPException(503, str(self._service.turned_away()))
+            return coming.result()
+        finally:
+            coming.cancel()
+            ending.cancel()
 
 
 def _stated_bytes(scope: Any) -> int:

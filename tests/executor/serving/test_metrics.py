@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
-from serving_kit import serving
+from serving_kit import Served, serving
 
 from executor.serving.service import Rules
+
+
+def test_every_metric_says_of_what_it_is(served: Served) -> None:
+    """By itself, as a dashboard shows it: not `the same` as the one above, nor of `it`."""
+    page = served.client.get("/metrics").text
+    told = dict(re.findall(r"^# HELP superinfer:(\S+) (.*)$", page, re.MULTILINE))
+    typed = re.findall(r"^# TYPE superinfer:(\S+) (?:counter|gauge|histogram)$", page, re.MULTILINE)
+    assert sorted(told) == sorted(typed) and len(told) > 30
+    things = re.compile("request|token|prompt|KV cache|step|arrival|scheduled", re.IGNORECASE)
+    assert not [name for name, text in told.items() if not things.search(text)]
 
 
 def test_the_page_of_metrics(tmp_path: Path) -> None:
@@ -29,6 +40,7 @@ def test_the_page_of_metrics(tmp_path: Path) -> None:
     assert unclassed <= set(fresh), "a counter is there before its first event"
     assert not any(n for name, n in fresh.items() if "_total" in name)
     assert value("slo_requests_total", ("class", "chat"), ("result", "met")) == 2
+    assert value("slo_requests_total", ("class", "chat"), ("result", "missed")) == 0
     assert value("slo_requests_total", ("class", "default"), ("result", "missed")) == 1
     assert value("prompt_tokens_total") == 240 and value("generation_tokens_total") == 27
     assert value("time_to_first_token_seconds_count") == 3

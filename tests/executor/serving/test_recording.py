@@ -51,6 +51,11 @@ def test_a_folder_is_no_record(path: str) -> None:
         Recording(Path(path))
 
 
+def test_standard_output_is_no_record() -> None:
+    with pytest.raises(ConfigError, match=r"^--record: expected a file, got -$"):
+        Recording(Path("-"))
+
+
 @pytest.mark.parametrize("letters", [300, 252])
 def test_a_name_too_long_for_a_file(tmp_path: Path, letters: int) -> None:
     """Its own, or with what is held back beside it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -18,9 +19,10 @@ from typing import Any
 import httpx
 import pytest
 from executor_runs import call
-from serving_kit import PATIENCE_S, asking, until
+from serving_kit import PATIENCE_S, asking, serving, until
 
 from executor.serving.server import listener_at
+from executor.serving.service import Rules
 
 ROOT = Path(__file__).parents[3]
 NO_PROFILE = (
@@ -31,8 +33,8 @@ NO_PROFILE = (
 
 
 @contextmanager
-def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that serves, and its address."""
+def server(*options: object, warned: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address; it has `warned` of something more."""
     command = (sys.executable, "-m", "executor", "serve", "--port", 0, "--device", "cpu", *options)
     with subprocess.Popen(
         [str(part) for part in command],
@@ -45,6 +47,7 @@ def server(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         try:
             assert process.stderr is not None
             assert process.stderr.readline() == NO_PROFILE
+            assert not warned or process.stderr.readline() == f"warning: {warned}\n"
             line = process.stderr.readline()
             match = re.fullmatch(r"tiny at (http://127\.0\.0\.1:\d+)/v1\n", line)
             assert match, line
@@ -215,6 +218,37 @@ def test_an_engine_that_hangs_does_not_keep_its_server() -> None:
         assert process.returncode == 1 and not is_there(engine)
 
 
+def test_a_cache_that_has_less_room_than_the_context_is_told() -> None:
+    room = "the KV cache has room for 128 tokens, the context for 10240"
+    with server("--kv-blocks", 4, warned=f"{room}: longer requests are refused"):
+        pass
+
+
+def test_who_does_not_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the answer stays where it is; nothing of that is a fault of the server."""
+
+    def listener_of_little_room(host: str, port: int) -> socket.socket:
+        listener = listener_at(host, port)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)  # of all that it accepts
+        return listener
+
+    monkeypatch.setattr("serving_kit.listener_at", listener_of_little_room)
+    monkeypatch.setattr("executor.serving.server.LAST_WORDS_S", 0.1)
+    body = json.dumps(asking("a", stream=True, n=50, max_tokens=30, ignore_eos=True))
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        with serving(tmp_path, Rules("tiny", shutdown_s=0.1)) as served:
+            place = httpx.URL(served.url)
+            client.connect((place.host, place.port))
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            ended = "superinfer:request_success_total"
+            until(lambda: sum(n for name, n in served.metrics().items() if ended in name) == 50)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_small_replies_go_at_once() -> None:
     """Every connection that is accepted is without Nagle's algorithm."""
     with listener_at("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
@@ -248,3 +282,8 @@ def test_what_cannot_be_served(
     assert code == 2 and "run.replicas" in said
     code, said = fault("--metrics-prefix", "a b", "--port", 0)
     assert code == 2 and said.startswith("error: --metrics-prefix: expected letters")
+    for key in ("secret\n", " secret", "sec\nret", " "):
+        wanted = "error: --api-key: expected text in one line, without spaces around it\n"
+        assert fault("--api-key", key, "--port", 0) == (2, wanted)
+    monkeypatch.setenv("SUPERINFER_API_KEY", "from a file\n")
+    assert fault("--port", 0) == (2, wanted)

@@ -157,16 +157,30 @@ def test_greedy_takes_the_largest_and_leaves_the_logits_alone():
     [
         {"temperature": -1.0},
         {"temperature": float("inf")},
+        {"temperature": 1e39},
+        {"temperature": float("nan")},
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"top_k": -1},
         {"min_p": 2.0},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-46},
+        {"repetition_penalty": 1e39},
     ],
 )
 def test_a_value_out_of_range_is_one_line(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong)) + ": expected a "):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("repetition", [0.01, 100.0])
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e6])
+def test_what_is_in_range_can_be_computed(repetition, temperature):
+    """No logit becomes infinite or no number, so that a token is drawn that may be."""
+    logits = torch.tensor([[5.0, -5.0, -torch.inf]])
+    history = History([0, 1], 3, CPU)
+    row = SamplingRow(Sampling(temperature, repetition_penalty=repetition), 1, history)
+    assert sample(logits, [row]).tolist()[0] in (0, 1)
 
 
 # -- penalties beside others, and what the host waits for -----------------------------------------

@@ -220,7 +220,8 @@ def test_a_queue_of_batch_work_keeps_out_no_one_with_targets(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_never_fits_is_refused(tmp_path: Path, stream: bool) -> None:
-    with serving(tmp_path, kv_blocks=4) as served:
+    """By the engine, where blocks may lose bits and nobody else knows what there is room for."""
+    with serving(tmp_path, kv_blocks=4, memory="slo_aware") as served:
         body = asking("x" * 500, stream=stream)
         assert served.refusal(body).startswith("the request was rejected: exceeds_kv")
         assert served.text("x")
@@ -348,6 +349,6 @@ def test_no_more_is_taken_while_answers_are_finished(tmp_path: Path) -> None:
         with held(served.session):
             under_way = pool.submit(served.text, "a", max_tokens=100)
             until(lambda: served.service.engine.number == 1)
-            served.service.draining = True
+            served.take_no_more()
             assert served.refusal(asking("a"), 503) == "the server is shutting down"
         assert len(under_way.result()) == 100

@@ -161,6 +161,44 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         "/v1/completions", json=asking("a"), headers={"X-Request-Id": "mine"}
     )
     assert reply.headers["x-request-id"] == "mine"
+    unnamed = served.client.post("/v1/completions", json=asking("a"))
+    assert unnamed.headers["x-request-id"] == unnamed.json()["id"]
+
+
+@pytest.mark.parametrize("more", [{"n": 0}, {"model": "other"}, {"stream": True, "user": "\n"}])
+def test_the_name_of_a_request_comes_back_with_a_refusal(
+    served: Served, more: dict[str, Any]
+) -> None:
+    body, head = asking("a", **more), {"X-Request-Id": "mine"}
+    reply = served.client.post("/v1/completions", json=body, headers=head)
+    assert reply.status_code in (400, 404) and reply.headers["x-request-id"] == "mine"
+
+
+def test_a_limit_has_two_names(served: Served) -> None:
+    """In completions as in chats; the newer one wins."""
+    body = asking("a", ignore_eos=True, max_tokens=None, max_completion_tokens=3)
+    for more in ({}, {"max_tokens": 5}):
+        reply = served.client.post("/v1/completions", json={**body, **more}).json()
+        assert reply["usage"]["completion_tokens"] == 3
+
+
+def test_an_answer_without_a_limit_takes_what_room_there_is(tmp_path: Path) -> None:
+    """16 tokens at most, and the context may have room for fewer."""
+    with serving(tmp_path, max_model_len=20) as served:
+        for prompt_tokens, tokens in ((1, 16), (18, 2)):
+            usage = served.complete("a" * prompt_tokens, max_tokens=None, ignore_eos=True)["usage"]
+            assert usage["completion_tokens"] == tokens
+
+
+def test_what_the_cache_has_no_room_for_is_not_computed_first(tmp_path: Path) -> None:
+    """4 blocks of 32 tokens: all of them can be used, and what is longer is refused at once."""
+    with serving(tmp_path, kv_blocks=4) as served:
+        assert served.client.get("/v1/models/tiny").json()["max_model_len"] == 128
+        usage = served.complete("a" * 28, max_tokens=100, ignore_eos=True)["usage"]
+        assert usage["completion_tokens"] == 100
+        message = served.refusal(asking("a" * 28, max_tokens=101))
+        assert message.endswith("129 are above the context of 128")
+        assert served.service.engine.new_index() == 1, "the engine had no second request"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +212,7 @@ def test_the_name_of_a_request_comes_back(served: Served) -> None:
         ({"prompt": [9999]}, "prompt: expected tokens from 0 to"),
         ({"max_tokens": 0}, "max_tokens: "),
         ({"max_tokens": 1 << 20}, "above the context of"),
-        ({"temperature": -1}, "temperature: expected a finite number >= 0"),
+        ({"temperature": -1}, "temperature: expected a number from 0 to 1,000,000, got -1.0"),
         ({"n": 0}, "n: "),
         ({"logprobs": 2}, "logprobs: not supported here"),
         ({"best_of": 2}, "best_of: not supported here"),

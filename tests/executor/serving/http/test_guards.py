@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_kit import Served, asking, serving
+from serving_kit import PATIENCE_S, Served, asking, serving
 from starlette.exceptions import HTTPException
 
 from executor.serving.http.guards import MOST_BODY_BYTES, MOST_VALUES, BodyLimit, JsonSize
@@ -95,6 +96,38 @@ def test_a_long_context_may_be_sent_in_tokens() -> None:
     body = b'{"prompt": [' + b"1," * (MOST_VALUES + 1) + b"1]}"
     assert asyncio.run(_read(body, BodyLimit(_reading))) is None
     assert asyncio.run(_read(body, BodyLimit(_reading, 2 * MOST_VALUES))) == body
+
+
+def test_a_body_that_is_not_whole_when_the_server_ends(tmp_path: Path) -> None:
+    """It is not waited for, and who sends it is told."""
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with serving(tmp_path) as served:
+        place = httpx.URL(served.url)
+        with socket.create_connection((place.host, place.port), PATIENCE_S) as client:
+            client.sendall(f'{head}Content-Length: 50\r\n\r\n{{"prompt"'.encode())
+            served.take_no_more()
+            reply = b""
+            while not reply.endswith(b"}}"):
+                piece = client.recv(1 << 12)
+                assert piece, "it is closed without a word"
+                reply += piece
+            assert reply.startswith(b"HTTP/1.1 503 ")
+            assert b'"the server is shutting down"' in reply
+        reason = [("engine", "0"), ("model_name", "tiny"), ("reason", "shutting_down")]
+        assert served.metrics()[f"superinfer:request_refused_total{reason}"] == 1
+
+
+def test_a_body_that_is_not_whole_when_the_server_ends_by_itself(tmp_path: Path) -> None:
+    """As where its engine has failed."""
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.socket() as client:
+        client.settimeout(PATIENCE_S)
+        with serving(tmp_path, Rules("tiny", shutdown_s=0.1)) as served:
+            place = httpx.URL(served.url)
+            client.connect((place.host, place.port))
+            client.sendall(f'{head}Content-Length: 50\r\n\r\n{{"prompt"'.encode())
+            assert served.text("a")  # so it has been read
+        assert client.recv(1 << 12).startswith(b"HTTP/1.1 503 ")
 
 
 def test_json_of_another_encoding(served: Served) -> None:

@@ -29,7 +29,7 @@ from sim.untouched import Untouched
 from sim.workload import load_workload
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.config import Config
+from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.sequence import Sequence as Live
 from superinfer.sequence import State
@@ -49,6 +49,11 @@ REQUESTS: Final = 80
 """For one replica."""
 REPLICAS: Final = 3
 """Of a router that is checked, where a configuration has one replica."""
+
+_OWN: Final = (
+    *("trace", "rate_scale", "limit", "seed", "lag", "prefix_caching", "duration_s", "window_s"),
+)
+"""Settings of `[run]` in whose place a check has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,19 @@ def with_replicas(config: Config) -> Config:
     if not config.router_named or config.run.replicas > 1:
         return config
     return config.with_run(replicas=REPLICAS)
+
+
+def replaced(config: Config) -> list[str]:
+    """What a configuration says of a run, and a check does not go by."""
+    run, usual = config.run, RunConfig()
+    given = [key for key in _OWN if getattr(run, key) != getattr(usual, key)]
+    lines = [f"run.{', run.'.join(given)}: not used: a check has its own"] if given else []
+    if run.kv_blocks:
+        own = f"{LITTLE_TOKENS:,} and {TOO_LITTLE_TOKENS:,} tokens"
+        lines.append(
+            f"run.kv_blocks: {run.kv_blocks} is all KV memory; a check tries {own} as well"
+        )
+    return lines
 
 
 def place(condition: Condition) -> str:

@@ -176,12 +176,23 @@ def build_engine(
     true_length: Callable[[Request], int] | None = None,
     cost: StepCost | None = None,
 ) -> tuple[Engine, StepCost]:
-    """The engine of a configuration with its cost model; ConfigError if the parts do not fit.
+    """The engine of a configuration with its cost model; ConfigError if the parts do not fit, and
+    PolicyError for what a policy from outside raises meanwhile.
 
     Replicas share the `cost` of the first: it has no state but what it remembers of its answers.
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
+    with faults_named({"scheduler": config.run.scheduler, "memory": config.run.memory}):
+        return _engine_of(config, sink, true_length, cost)
+
+
+def _engine_of(
+    config: Config,
+    sink: Sink | None,
+    true_length: Callable[[Request], int] | None,
+    cost: StepCost | None,
+) -> tuple[Engine, StepCost]:
     run = config.run
     shape = _routed(_named("run.model", run.model, load_shape), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs))

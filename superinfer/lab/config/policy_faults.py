@@ -31,10 +31,10 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
     except (ConfigError, InputError):
         raise
     except (PlanError, PolicyError, StuckError) as error:
-        if not outside:
+        if not outside or _is_named(outside, error):
             raise
         raise type(error)(f"{_culprit(outside, error)}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end all other runs, too
         if not outside or not _theirs(outside, error):
             raise
         reason = " ".join(str(error).split())
@@ -72,16 +72,23 @@ def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
     yield from reversed(traceback.extract_tb(error.__traceback__))
 
 
-def _theirs(outside: Mapping[str, str], error: Exception) -> bool:
-    """False for what has nothing to do with a policy: a full disk, no memory, unless it was raised
-    in the policy's file.
+def _is_named(outside: Mapping[str, str], error: Exception) -> bool:
+    """Whether the policy was named where it was raised, as while an engine of a run is made."""
+    return str(error).startswith(
+        tuple(f"{section} {name!r} (" for section, name in outside.items())
+    )
+
+
+def _theirs(outside: Mapping[str, str], error: BaseException) -> bool:
+    """False for what has nothing to do with a policy: a full disk, no memory, an end that was asked
+    for, unless it was raised in the policy's file.
     """
-    if not isinstance(error, OSError | MemoryError):
+    if not isinstance(error, OSError | MemoryError | SystemExit):
         return True
     return any(place_of(error, _files(name)) for name in outside.values())
 
 
-def _culprit(outside: Mapping[str, str], error: Exception) -> str:
+def _culprit(outside: Mapping[str, str], error: BaseException) -> str:
     """The policy with its file, and the line if the error passed through it; all that it may have
     been where it passed through none.
     """

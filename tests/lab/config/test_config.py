@@ -364,7 +364,9 @@ def test_what_is_no_scheduler(name: str, words: str) -> None:
 
 
 def test_what_is_no_memory_policy() -> None:
-    words = "memory 'own_policies:Bounded': expected a memory with swap_in_timing, index, fate"
+    words = (
+        "memory 'own_policies:Bounded': expected a memory policy with swap_in_timing, index, fate"
+    )
     assert message(memory=outside(Bounded)).startswith(words)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim.cli.app import app
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PolicyError
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ def test_bad_capacities(trace: Path, sizes: str) -> None:
 def test_bad_policies(trace: Path) -> None:
     result = run("cache-study", trace, "--policies", "lru,mru")
     assert "got 'mru' (did you mean 'lru'?)" in str(result.exception)
+
+
+@pytest.mark.parametrize("notes", ["'as one'", "None", "5"])
+def test_an_order_whose_notes_are_no_texts(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, notes: str
+) -> None:
+    module = trace.with_name("own_order.py")
+    lru = "from superinfer.memory.orders.lru import LruOrder\n"
+    module.write_text(f"{lru}class Own(LruOrder):\n    notes = {notes}\n")
+    monkeypatch.syspath_prepend(str(trace.parent))
+    monkeypatch.delitem(sys.modules, "own_order", raising=False)
+    result = run("cache-study", trace, "--policies", "own_order:Own")
+    assert isinstance(result.exception, PolicyError)
+    expected = f"own_order.py): Own.notes: expected a list of texts, got {notes}"
+    assert str(result.exception).endswith(expected)
 
 
 @pytest.mark.parametrize("command", [["cache-study"], ["train-reuse", "-o", "model.npz"]])

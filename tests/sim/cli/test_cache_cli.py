@@ -121,6 +121,13 @@ def test_the_weights_do_not_replace_a_trace(trace: Path) -> None:
         assert out.read_bytes() == before
 
 
+def test_the_weights_do_not_replace_a_session(tmp_path: Path) -> None:
+    session = tmp_path / "a.json"
+    session.write_text("{}")
+    result = run("train-reuse", tmp_path, "-o", session)
+    assert str(result.exception) == f"{session}: expected another file than the one that is read"
+
+
 def test_training_counts_the_requests_that_it_takes(trace: Path, tmp_path: Path) -> None:
     """The first share is of those with hash_ids, wherever the others stand."""
     pytest.importorskip("torch", reason="needs torch (the train extra)")

@@ -25,6 +25,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.notebooks.run_sources import Arms, Sources, arms_of, plot_data_of
 from superinfer.lab.numbers import mean_summary
+from superinfer.lab.other_folders import path_of
 from superinfer.lab.pictures.canvas import given_or_new, titled, with_legend, with_legend_below
 from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.pictures.latency_curves import check_class, check_latency, latency_curves
@@ -184,7 +185,7 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
     """
     from superinfer.lab.pictures.tracks import requests_panel, tracks_of
 
-    tracks = tracks_of(Path(timeline), most)
+    tracks = tracks_of(path_of(timeline, "a timeline.json"), most)
     axes = given_or_new(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))
     which = f"The first {most} requests" if len(tracks) == most else "Requests"
     requests_panel(titled(axes, f"{which}: phases and decisions"), tracks)

@@ -16,6 +16,9 @@ _OURS: Final = ("superinfer", "sim", "executor", "traces")
 _IMPORTS: Final = Path(__file__).with_name("policies.py")
 """Where policies are imported: no place of a fault."""
 
+_ANSWERS: Final = {"scheduler": ("next_wakeup",), "memory": ("victim",), "router": ("route",)}
+"""Methods whose answers are checked; what is wrong with one begins with its name."""
+
 
 @contextmanager
 def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
@@ -96,8 +99,19 @@ def _culprit(outside: Mapping[str, str], error: BaseException) -> str:
         place = place_of(error, _files(name))
         if place:
             return f"{section} {name!r} ({place})"
-    suspects = (f"{section} {name!r} ({_file(name)})" for section, name in outside.items())
-    return " or ".join(suspects)
+    suspects = _suspects(outside, str(error))
+    return " or ".join(f"{section} {name!r} ({_file(name)})" for section, name in suspects.items())
+
+
+def _suspects(outside: Mapping[str, str], message: str) -> Mapping[str, str]:
+    """Those that a message is about: of whose method it tells, or of whose class."""
+    method, cls = message.partition(":")[0], message.partition(".")[0]
+    told = {
+        section: name
+        for section, name in outside.items()
+        if method in _ANSWERS.get(section, ()) or cls == name.partition(":")[2]
+    }
+    return told or outside
 
 
 def _file(name: str) -> str:

@@ -223,6 +223,26 @@ def test_an_engine_that_is_only_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert str(in_the_run).count("own:Own") == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("route: expected a replica from 0 to 1, got 2", "router 'c:Own' (c)"),
+        ("victim: expected 1 to 2 blocks of its leaf, got 0", "memory 'b:Keep' (b)"),
+        ("next_wakeup: expected None or a time after now (1 s)", "scheduler 'a:Plan' (a)"),
+        ("Keep.notes: expected a list of texts, got 3", "memory 'b:Keep' (b)"),
+        (
+            "2 blocks asked of 1",
+            "scheduler 'a:Plan' (a) or memory 'b:Keep' (b) or router 'c:Own' (c)",
+        ),
+    ],
+)
+def test_of_several_who_is_meant_is_named_alone(message: str, named: str) -> None:
+    several = {"scheduler": "a:Plan", "memory": "b:Keep", "router": "c:Own"}
+    with pytest.raises(PlanError) as caught, faults_named(several):
+        raise PlanError(message)
+    assert str(caught.value) == f"{named}: {message}"
+
+
 def test_an_end_that_was_asked_for_is_no_fault() -> None:
     with pytest.raises(SystemExit), faults_named({"scheduler": "own:Own"}):
         sys.exit(3)

@@ -49,6 +49,7 @@ BAD_SETTINGS: list[tuple[str, str]] = [
         "run.costs=none",
         "costs='none': expected auto, roofline, calibrated, flexgen or a profile file",
     ),
+    ("run.costs=rooflin", "or a profile file (did you mean 'roofline'?)"),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
     ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
     ("scheduler.aging=yes", "scheduler.aging: expected true or false, got 'yes'"),

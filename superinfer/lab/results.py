@@ -147,7 +147,7 @@ def default_folder(
 
 
 def write_run(
-    folder: Path,
+    folder: Path | str,
     metrics: RunMetrics,
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -158,6 +158,7 @@ def write_run(
     A folder that exists already is never touched: the name then gets `-2`, `-3` and so on. `steps`
     are the columns of `steps.parquet`, where somebody kept a record of them.
     """
+    folder = path_of(folder, "a result folder")
     with one_line_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"

@@ -159,11 +159,11 @@ def _meant(module: str, attribute: str, found: ModuleType | None, error: Excepti
     """What may be meant by a module that is not there, or by a class that it lacks; those that it
     defines come before those that it imports.
     """
-    if module == "__main__":
-        return "; what a notebook defines is in no other process, but what a file defines is"
     if found is not None:
         own = [key for key in vars(found) if getattr(vars(found)[key], "__module__", "") == module]
-        return did_you_mean(attribute, own) or did_you_mean(attribute, vars(found))
+        meant = did_you_mean(attribute, own) or did_you_mean(attribute, vars(found))
+        alone = "; what a notebook defines is in no other process, but what a file defines is"
+        return meant + (alone if module == "__main__" else "")
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return did_you_mean(module, (file.stem for file in Path().glob("*.py")))
     return ""

@@ -42,7 +42,7 @@ COMPARED_LATENCIES = [f"{quantile}_{key}_ms" for key in LATENCIES for quantile i
 
 def compare_runs(
     runs: Arms,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     reference: str | None = None,
 ) -> pd.DataFrame:
     """Differences of runs from the reference (the first one), with 95 % intervals.
@@ -51,13 +51,14 @@ def compare_runs(
     is the name of the other arm, `value` and `reference_value` are means over the seeds;
     `difference`, `relative` (a share of the reference's value), `low` and `high` of the interval of
     the difference, `contains_zero` and `method`; the last four are missing where nothing honest can
-    be said. `metrics` are keys of `summary.json`, also `classes.<name>.<key>`; see
+    be said. `metrics` are keys of `summary.json`, or one of them, also `classes.<name>.<key>`; see
     `superinfer.lab.studies.differences` and `superinfer.lab.studies.intervals`. Raises ConfigError
     for a metric that no run has, and for arms with different numbers of seeds.
     """
     import pandas as pd
 
     arms = arms_of(runs)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     if metrics is not None:
         check_metrics(arms, metrics)
     found = differences(arms, METRICS if metrics is None else metrics, reference)

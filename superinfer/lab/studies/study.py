@@ -203,8 +203,8 @@ def _check(study: Study) -> None:
         raise ConfigError(f"seeds: expected integers from 0 to 2**63 - 1, got {seeds}")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected different ones, got {seeds}")
-    if study.workers < 0:
-        raise ConfigError(f"workers: expected a number >= 0, got {study.workers}")
+    if type(study.workers) is not int or study.workers < 0:
+        raise ConfigError(f"workers: expected an integer >= 0, got {shown_value(study.workers)}")
 
 
 def _expect(name: str, given: object, kind: type, expected: str) -> None:

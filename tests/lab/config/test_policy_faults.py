@@ -52,9 +52,12 @@ def complaint(
     return caught.value
 
 
-def test_a_class_of_a_notebook_is_in_no_other_process() -> None:
+def test_a_class_of_a_notebook_is_in_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     words = "has no attribute 'Mine'; what a notebook defines is in no other process"
     with pytest.raises(ConfigError, match=words):
+        load_config(None, [], scheduler="__main__:Mine")
+    monkeypatch.setattr(sys.modules["__main__"], "Minne", type("Minne", (), {}), raising=False)
+    with pytest.raises(ConfigError, match=r"'Mine' \(did you mean 'Minne'\?\); what a notebook"):
         load_config(None, [], scheduler="__main__:Mine")
     with pytest.raises(ConfigError, match=r"cannot import: No module named 'no_such'$"):
         load_config(None, [], scheduler="no_such:Mine")

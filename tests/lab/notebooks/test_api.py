@@ -285,6 +285,8 @@ def test_a_metric_that_is_not_there(folders: list[Path]) -> None:
 
 def test_one_run_has_nothing_to_differ_from(folders: list[Path]) -> None:
     assert compare_runs([folders[0]]).empty
+    (one,) = compare_runs(folders[:2], "p99_ttft_ms").to_dict("records")
+    assert one["metric"] == "p99_ttft_ms"
 
 
 # -- the package ----------------------------------------------------------------------------------

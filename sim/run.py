@@ -29,7 +29,7 @@ from superinfer.costs import (
     load_shape,
 )
 from superinfer.engine import Engine, EngineConfig
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PolicyError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
@@ -205,7 +205,10 @@ def _engine_of(
     believed = believed_of(run, cost, shape, device, placement)
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
     _check_demands(config, sizes.kv_bits)
-    return Engine(scheduler, config.build_memory(), cost, sizes, sink, believed), cost
+    engine = Engine(scheduler, config.build_memory(), cost, sizes, sink, believed)
+    if sizes.prefix_caching and engine.prefix is None:
+        raise PolicyError("index: expected an index of cached prefixes, got None")
+    return engine, cost
 
 
 def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:

@@ -6,6 +6,7 @@ and cut off. With several replicas each has its share of a workload that is so m
 and the router is checked as well. Held against each run:
 
 * it ends, and no policy raises or is refused what it asks for;
+* what a policy counted, and its notes, can be told;
 * requests, and the lengths of their answers, are afterwards what they were before;
 * every request ends once: finished, rejected or failed, unfinished only where the run is cut off;
 * nothing is held afterwards, on the device or on the host, and all that is cached can be evicted;
@@ -168,6 +169,8 @@ def _check(config: Config, finding: Finding) -> None:
     try:
         with faults_named(policies):
             done, again = _run(config, workload), _run(config, workload)
+            for engine in done.engines:
+                engine.recorder.build(engine)  # asks for what a policy counted, and its notes
             held = next(
                 filter(None, (_held(each, bool(run.duration_s)) for each in done.engines)), ""
             )

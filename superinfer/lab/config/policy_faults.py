@@ -16,7 +16,11 @@ _OURS: Final = ("superinfer", "sim", "executor", "traces")
 _IMPORTS: Final = Path(__file__).with_name("policies.py")
 """Where policies are imported: no place of a fault."""
 
-_ANSWERS: Final = {"scheduler": ("next_wakeup",), "memory": ("victim",), "router": ("route",)}
+_ANSWERS: Final = {
+    "scheduler": ("next_wakeup",),
+    "memory": ("victim", "index"),
+    "router": ("route",),
+}
 """Methods whose answers are checked; what is wrong with one begins with its name."""
 
 

@@ -205,6 +205,11 @@ def test_a_scheduler_is_named(
         ("notes = 'as one'", PolicyError, "Own.notes: expected a list of texts, got 'as one'"),
         ("notes = None", PolicyError, "(own.py): Own.notes: expected a list of texts, got None"),
         ("def index(self, pool): pass", PolicyError, "(own.py): TypeError: Own.index() takes 2 "),
+        (
+            "def index(self, pool, host, block_tokens): pass",
+            PolicyError,
+            "(own.py): index: expected an index of cached prefixes, got None",
+        ),
     ],
 )
 def test_a_memory_policy_is_named(

@@ -117,6 +117,18 @@ def test_a_memory_policy_that_keeps_what_it_has() -> None:
     assert "victim: expected 1 to " in fault
 
 
+@dataclass
+class Wordy(LruMemory):
+    """One note in place of a list."""
+
+    notes: str = field(default_factory=lambda: "as one", init=False)
+
+
+def test_notes_that_cannot_be_told() -> None:
+    for finding in found(memory="own_policies:Wordy"):
+        assert finding.fault.endswith("Wordy.notes: expected a list of texts, got 'as one'")
+
+
 def test_conditions_that_a_policy_refuses() -> None:
     """All of them refused is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="expected a scheduler that loads prefixes"):

@@ -22,6 +22,7 @@ from superinfer.collection import no_collection
 from superinfer.costs import (
     Coverage,
     FlexGenCost,
+    LargestStep,
     ModelShape,
     StepCost,
     find_device,
@@ -40,6 +41,7 @@ from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler, largest_step_of, tell_true_lengths
+from superinfer.settings import shown_value
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -262,7 +264,9 @@ def _device_blocks(
         return measured
     device = find_device(run.device, run.costs)
     longest = run.max_model_len or shape.max_model_len
-    step = largest_step_of(scheduler, longest, run.prefix_caching)
+    step: object = largest_step_of(scheduler, longest, run.prefix_caching)
+    if not isinstance(step, LargestStep):
+        raise PolicyError(f"largest_step: expected a LargestStep, got {shown_value(step)}")
     return kv_capacity_blocks(
         shape, device, run.tp, block_tokens, utilization, free_share or 1.0, step
     )

@@ -17,7 +17,7 @@ _IMPORTS: Final = Path(__file__).with_name("policies.py")
 """Where policies are imported: no place of a fault."""
 
 _ANSWERS: Final = {
-    "scheduler": ("next_wakeup",),
+    "scheduler": ("next_wakeup", "largest_step"),
     "memory": ("victim", "index"),
     "router": ("route",),
 }

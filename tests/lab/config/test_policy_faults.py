@@ -221,6 +221,17 @@ def test_a_memory_policy_is_named(
     assert words.format(LINES + 3) in str(error)
 
 
+@pytest.mark.parametrize("answer", ["8192", "None", "(8192, 256)"])
+def test_a_largest_step_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    body = f"def largest_step(self, longest, caching): return {answer}"
+    error = complaint(tmp_path, monkeypatch, "FcfsScheduler", body, kv_blocks=0)
+    assert type(error) is PolicyError
+    said = f"(own.py): largest_step: expected a LargestStep, got {answer}"
+    assert str(error) == f"scheduler 'own:Own' {said}"
+
+
 def test_an_engine_that_is_only_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a command makes one before it reads the trace: the policy is named as in the run."""
     body = "def bind(self, machine): machine.blocks"

@@ -98,7 +98,7 @@ def imported(place: str, target: str) -> Any:
     try:
         found = importlib.import_module(module)
         return getattr(found, attribute)
-    except Exception as error:  # whatever a module of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         hint = _meant(module, attribute, found, error)
         raise ConfigError(f"{place}: cannot import: {_why(error)}{hint}") from None
 
@@ -155,7 +155,7 @@ def _as_module(path: str, attribute: str) -> str:
     return f" (did you mean {f'{module}:{attribute}'!r}{where}?)"
 
 
-def _meant(module: str, attribute: str, found: ModuleType | None, error: Exception) -> str:
+def _meant(module: str, attribute: str, found: ModuleType | None, error: BaseException) -> str:
     """What may be meant by a module that is not there, or by a class that it lacks; those that it
     defines come before those that it imports.
     """
@@ -169,7 +169,7 @@ def _meant(module: str, attribute: str, found: ModuleType | None, error: Excepti
     return ""
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """What a module or a class of the user's raised, and where in its file."""
     reason = " ".join(str(error).split())
     if isinstance(error, SyntaxError):

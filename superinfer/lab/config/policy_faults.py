@@ -50,13 +50,15 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
 
 
 def place_of(error: BaseException, files: set[str] | None = None) -> str:
-    """Where an error was raised, as `file.py:12`, in the innermost of these files, or in any that
-    is not Python's own machinery for imports; empty if there is no such place.
+    """Where an error was raised, as `file.py:12`, in the innermost of these files; without them in
+    the innermost that is neither Python's nor ours nor a library's, or else in any that is not
+    Python's machinery for imports. Empty if there is no such place.
     """
-    for frame in _frames(error):
-        known = frame.filename in files if files is not None else _is_source(frame.filename)
-        if known:
-            return f"{shown(frame.filename)}:{frame.lineno}"
+    kinds = (_is_own, _is_source) if files is None else (files.__contains__,)
+    for is_known in kinds:
+        for frame in _frames(error):
+            if is_known(frame.filename):
+                return f"{shown(frame.filename)}:{frame.lineno}"
     return ""
 
 
@@ -137,3 +139,10 @@ def _files(name: str) -> set[str]:
 def _is_source(file: str) -> bool:
     machinery = file.startswith("<") or f"{os.sep}importlib{os.sep}" in file
     return not machinery and Path(file) != _IMPORTS
+
+
+def _is_own(file: str) -> bool:
+    """Whether it may be the user's own."""
+    library = f"{os.sep}site-packages{os.sep}" in file
+    shipped = (Path(os.__file__).parent, _IMPORTS.parents[2])
+    return _is_source(file) and not library and not any(map(Path(file).is_relative_to, shipped))

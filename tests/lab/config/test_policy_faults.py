@@ -294,6 +294,12 @@ def test_what_is_not_theirs_is_left_alone() -> None:
     [
         ("1 / 0", "cannot import: ZeroDivisionError: division by zero (own.py:1)"),
         ("def f(:", "cannot import: invalid syntax (own.py, line 1)"),
+        ("raise SystemExit('so')", "cannot import: SystemExit: so (own.py:1)"),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Own:\n    queue: list = []",
+            "cannot import: ValueError: mutable default <class 'list'> for field queue is not "
+            "allowed: use default_factory (own.py:2)",
+        ),
         (
             "import nothing_here",
             "cannot import: ModuleNotFoundError: No module named 'nothing_here' (own.py:1)",

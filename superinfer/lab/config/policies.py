@@ -159,6 +159,8 @@ def _meant(module: str, attribute: str, found: ModuleType | None, error: BaseExc
     """What may be meant by a module that is not there, or by a class that it lacks; those that it
     defines come before those that it imports.
     """
+    if found is not None and (hidden := _hidden(found)):
+        return hidden
     if found is not None:
         own = [key for key in vars(found) if getattr(vars(found)[key], "__module__", "") == module]
         meant = did_you_mean(attribute, own) or did_you_mean(attribute, vars(found))
@@ -167,6 +169,17 @@ def _meant(module: str, attribute: str, found: ModuleType | None, error: BaseExc
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return did_you_mean(module, (file.stem for file in Path().glob("*.py")))
     return ""
+
+
+def _hidden(found: ModuleType) -> str:
+    """That a file of the current folder is not what was imported: Python's module of that name is
+    found before it.
+    """
+    file = Path(*found.__name__.split(".")).with_suffix(".py")
+    taken = getattr(found, "__file__", None)
+    if not file.is_file() or (taken is not None and file.samefile(taken)):
+        return ""
+    return f"; {file} here needs another name, for {taken or 'a part of Python'} comes before it"
 
 
 def _why(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -389,6 +390,20 @@ def test_what_is_meant_by_a_name_that_is_almost_right(
     with pytest.raises(ConfigError) as caught:
         build_policy("scheduler", asked, {})
     assert str(caught.value) == f"scheduler {asked!r}: {words.format(here, tmp_path)}"
+
+
+@pytest.mark.parametrize("module", ["sched", "time"])
+def test_a_file_that_has_the_name_of_a_part_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """The current folder comes last, where modules are looked for."""
+    (tmp_path / f"{module}.py").write_text("class Own:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    first = getattr(importlib.import_module(module), "__file__", "a part of Python")
+    with pytest.raises(ConfigError) as caught:
+        build_policy("scheduler", f"{module}:Own", {})
+    said = f"; {module}.py here needs another name, for {first} comes before it"
+    assert str(caught.value).endswith(f"has no attribute 'Own'{said}")
 
 
 def test_a_memory_policy_whose_copies_come_at_no_known_time(

@@ -22,6 +22,7 @@ from superinfer.engine import Engine
 from superinfer.errors import ConfigError
 from superinfer.request import Request
 from superinfer.sequence import Sequence as Live
+from superinfer.settings import did_you_mean
 
 
 @dataclass(slots=True, frozen=True)
@@ -157,12 +158,16 @@ def _pools(
     settings: Mapping[str, tuple[str, int]], requests: Iterable[Request]
 ) -> dict[str, Chain]:
     pools: dict[str, Chain] = {name: deque() for name in settings}
+    known = set()
     for request in requests:
+        known.add(request.slo_class.name)
         if request.slo_class.name in pools:
             pools[request.slo_class.name].append(request)
     for name, pool in pools.items():
         if not pool:
-            raise ConfigError(f"run.{settings[name][0]}.{name}: expected a class of the trace")
+            expected = f"expected a class of the trace ({', '.join(sorted(known))})"
+            hint = did_you_mean(name, sorted(known))
+            raise ConfigError(f"run.{settings[name][0]}.{name}: {expected}{hint}")
     return pools
 
 

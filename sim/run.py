@@ -22,6 +22,7 @@ from superinfer.collection import no_collection
 from superinfer.costs import (
     Coverage,
     FlexGenCost,
+    LargestStep,
     ModelShape,
     StepCost,
     find_device,
@@ -29,7 +30,7 @@ from superinfer.costs import (
     load_shape,
 )
 from superinfer.engine import Engine, EngineConfig
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PolicyError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
@@ -40,6 +41,7 @@ from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler, largest_step_of, tell_true_lengths
+from superinfer.settings import shown_value
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -176,12 +178,23 @@ def build_engine(
     true_length: Callable[[Request], int] | None = None,
     cost: StepCost | None = None,
 ) -> tuple[Engine, StepCost]:
-    """The engine of a configuration with its cost model; ConfigError if the parts do not fit.
+    """The engine of a configuration with its cost model; ConfigError if the parts do not fit, and
+    PolicyError for what a policy from outside raises meanwhile.
 
     Replicas share the `cost` of the first: it has no state but what it remembers of its answers.
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
+    with faults_named({"scheduler": config.run.scheduler, "memory": config.run.memory}):
+        return _engine_of(config, sink, true_length, cost)
+
+
+def _engine_of(
+    config: Config,
+    sink: Sink | None,
+    true_length: Callable[[Request], int] | None,
+    cost: StepCost | None,
+) -> tuple[Engine, StepCost]:
     run = config.run
     shape = _routed(_named("run.model", run.model, load_shape), run)
     device = _named("run.device", run.device, lambda name: find_device(name, run.costs))
@@ -194,7 +207,10 @@ def build_engine(
     believed = believed_of(run, cost, shape, device, placement)
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
     _check_demands(config, sizes.kv_bits)
-    return Engine(scheduler, config.build_memory(), cost, sizes, sink, believed), cost
+    engine = Engine(scheduler, config.build_memory(), cost, sizes, sink, believed)
+    if sizes.prefix_caching and engine.prefix is None:
+        raise PolicyError("index: expected an index of cached prefixes, got None")
+    return engine, cost
 
 
 def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:
@@ -248,7 +264,9 @@ def _device_blocks(
         return measured
     device = find_device(run.device, run.costs)
     longest = run.max_model_len or shape.max_model_len
-    step = largest_step_of(scheduler, longest, run.prefix_caching)
+    step: object = largest_step_of(scheduler, longest, run.prefix_caching)
+    if not isinstance(step, LargestStep):
+        raise PolicyError(f"largest_step: expected a LargestStep, got {shown_value(step)}")
     return kv_capacity_blocks(
         shape, device, run.tp, block_tokens, utilization, free_share or 1.0, step
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,8 +14,14 @@ from superinfer.request import SLOClass
 from superinfer.slo_classes import PRESETS
 from traces.dialect import TIME_UNITS_MS, USUAL, Dialect
 from traces.fields import not_utf8, shown
-from traces.formats.agentic import holds_sessions, read_sessions, session_files, sessions_in
-from traces.formats.archive import Member
+from traces.formats.agentic import (
+    SUFFIXES,
+    holds_sessions,
+    read_sessions,
+    session_files,
+    sessions_in,
+)
+from traces.formats.archive import Member, files_read
 from traces.formats.azure import HEADER, AzureParser, is_header
 from traces.formats.llmservingsim import ServingSimParser
 from traces.formats.llmservingsim import is_record as is_serving_sim
@@ -75,6 +82,12 @@ def read_trace(
         rows.warnings += coarse_clock_warnings(source.file, rows.stamps)
     rows.cut(limit)
     return _workload(source, rows, Resolver(known, without_slo))
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that a trace is read from: those of the sessions in a folder, or itself."""
+    # Unlike `Path.is_dir`, this is quiet about impossible paths.
+    return files_read(Path(path), SUFFIXES) if os.path.isdir(path) else [Path(path)]
 
 
 @dataclass(slots=True)

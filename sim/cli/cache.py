@@ -89,8 +89,10 @@ def train_reuse(
 ) -> None:
     """Train the reuse model of slo_aware on traces (needs torch)."""
     from superinfer.lab.reuse_training import train, write_weights
+    from traces.readers import files_of
 
-    check_writable(output, file=True, inputs=[*traces, classes])
+    read_from = (file for trace in traces for file in files_of(trace))
+    check_writable(output, file=True, inputs=[*read_from, classes])
     named = [_requests(trace, classes) for trace in traces]
     parts = [found[: max(1, int(len(found) * until))] for _, found in named]
     sources = [name for name, _ in named]

@@ -34,13 +34,17 @@ def check_policy(
     """Run policies with little memory, a prefix cache, a lag; find what they break. A router has
     three replicas, or run.replicas.
     """
-    from sim.studies.policy_check import check_policies, with_replicas
+    from sim.notices.before import warn_of_notes
+    from sim.studies.policy_check import check_policies, replaced, with_replicas
     from sim.studies.policy_check_page import findings_json, findings_table, told_once
     from superinfer.lab.config import load_config
 
     chosen = with_replicas(
         load_config(config, settings or (), scheduler=scheduler, memory=memory, router=router)
     )
+    warn_of_notes(chosen)
+    for note in replaced(chosen):
+        say(f"note: {note}")
     found = check_policies(chosen, range(seeds))
     if as_json:
         print_out(json.dumps(findings_json(chosen, found), indent=2))

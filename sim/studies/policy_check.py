@@ -6,6 +6,7 @@ and cut off. With several replicas each has its share of a workload that is so m
 and the router is checked as well. Held against each run:
 
 * it ends, and no policy raises or is refused what it asks for;
+* what a policy counted, and its notes, can be told;
 * requests, and the lengths of their answers, are afterwards what they were before;
 * every request ends once: finished, rejected or failed, unfinished only where the run is cut off;
 * nothing is held afterwards, on the device or on the host, and all that is cached can be evicted;
@@ -29,7 +30,7 @@ from sim.untouched import Untouched
 from sim.workload import load_workload
 from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
-from superinfer.lab.config import Config
+from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.sequence import Sequence as Live
 from superinfer.sequence import State
@@ -49,6 +50,11 @@ REQUESTS: Final = 80
 """For one replica."""
 REPLICAS: Final = 3
 """Of a router that is checked, where a configuration has one replica."""
+
+_OWN: Final = (
+    *("trace", "rate_scale", "limit", "seed", "lag", "prefix_caching", "duration_s", "window_s"),
+)
+"""Settings of `[run]` in whose place a check has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,19 @@ def with_replicas(config: Config) -> Config:
     return config.with_run(replicas=REPLICAS)
 
 
+def replaced(config: Config) -> list[str]:
+    """What a configuration says of a run, and a check does not go by."""
+    run, usual = config.run, RunConfig()
+    given = [key for key in _OWN if getattr(run, key) != getattr(usual, key)]
+    lines = [f"run.{', run.'.join(given)}: not used: a check has its own"] if given else []
+    if run.kv_blocks:
+        own = f"{LITTLE_TOKENS:,} and {TOO_LITTLE_TOKENS:,} tokens"
+        lines.append(
+            f"run.kv_blocks: {run.kv_blocks} is all KV memory; a check tries {own} as well"
+        )
+    return lines
+
+
 def place(condition: Condition) -> str:
     """A condition as words, for a message."""
     parts = [f"KV memory {condition.memory}", f"lag {condition.lag}"]
@@ -150,6 +169,8 @@ def _check(config: Config, finding: Finding) -> None:
     try:
         with faults_named(policies):
             done, again = _run(config, workload), _run(config, workload)
+            for engine in done.engines:
+                engine.recorder.build(engine)  # asks for what a policy counted, and its notes
             held = next(
                 filter(None, (_held(each, bool(run.duration_s)) for each in done.engines)), ""
             )

@@ -52,6 +52,7 @@ from superinfer.metrics import RunMetrics
 from superinfer.outputs import check_writable, replacing
 from superinfer.settings import did_you_mean
 from traces.printing import print_out, print_table
+from traces.readers import files_of
 from traces.workload import Workload
 
 MOST_CHECKS = 8
@@ -202,7 +203,8 @@ def suggest_command(config: Config, wish: Wish) -> int:
     if wish.out is not None:
         run = config.run
         named = (run.device, run.costs, run.believed_costs, shape_file(run.model))
-        inputs = [*named, *wish.sources, *workload_files(config)]
+        read_from = [file for each in workload_files(config) for file in files_of(each)]
+        inputs = [*named, *wish.sources, *read_from]
         check_writable(wish.out, file=True, inputs=inputs)
     warn_of_notes(config)
     build_engine(config)

@@ -22,6 +22,7 @@ from superinfer.costs.roofline import RooflineCost
 from superinfer.costs.shapes import PRESETS, ModelShape, canonical_name, load_shape
 from superinfer.costs.step import DEFAULT_HOST, StepCost, between_s, hides_host
 from superinfer.errors import ConfigError
+from superinfer.settings import did_you_mean
 
 __all__ = [
     "DEFAULT_HOST",
@@ -163,6 +164,9 @@ def _compute(
     return kind(shape, spec, tp, host or DEFAULT_HOST)
 
 
+_NAMED = ("auto", "roofline", "calibrated", "flexgen")
+
+
 def _from_file(
     path: str,
     shape: ModelShape,
@@ -171,9 +175,8 @@ def _from_file(
     host: HostCost | None,
 ) -> StepCost:
     if not Path(path).is_file():
-        raise ConfigError(
-            f"costs={path!r}: expected auto, roofline, calibrated, flexgen or a profile file"
-        )
+        expected = "expected auto, roofline, calibrated, flexgen or a profile file"
+        raise ConfigError(f"costs={path!r}: {expected}{did_you_mean(path, _NAMED)}")
     profile = load_profile(path)
     wanted = device if isinstance(device, str) else device.name
     found = (_device_key(profile.device), profile.tp)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
+
+from superinfer.errors import ConfigError
+from superinfer.settings import shown_value
 
 _KEPT: Final = {"sweep.json": "sweep", "tune.json": "tune", "plan.json": "plan"}
 """Studies that keep their runs, by the file with their outcome."""
@@ -24,6 +28,13 @@ def what_lies_in(folder: Path, result: str) -> str:
         return f": {folder} holds a study that was stopped; {again}"
     runs = _runs_in(folder, result)
     return f": below {folder} are the results {_listed(runs)}" if runs else ""
+
+
+def path_of(given: object, what: str) -> Path:
+    """A path that is given from Python, to `what`; ConfigError for anything else."""
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(f"expected the path of {what}, got {shown_value(given)}")
+    return Path(given)
 
 
 # -- inside ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from superinfer.lab.cli.complaints import first_line
 from superinfer.lab.columns import Columns, read_columns, read_table, write_columns
 from superinfer.lab.config.layers import MADE_BY, VERSION
 from superinfer.lab.itl import itl_table
-from superinfer.lab.other_folders import what_lies_in
+from superinfer.lab.other_folders import path_of, what_lies_in
 from superinfer.lab.summary_form import check_summary
 from superinfer.metrics import RunMetrics, Window
 from superinfer.metrics.tokens import Bools
@@ -147,7 +147,7 @@ def default_folder(
 
 
 def write_run(
-    folder: Path,
+    folder: Path | str,
     metrics: RunMetrics,
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -158,6 +158,7 @@ def write_run(
     A folder that exists already is never touched: the name then gets `-2`, `-3` and so on. `steps`
     are the columns of `steps.parquet`, where somebody kept a record of them.
     """
+    folder = path_of(folder, "a result folder")
     with one_line_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -177,7 +178,7 @@ def load_run(folder: Path | str) -> Run:
     Its tables are read when they are first asked for. Raises InputError where `summary.json` is
     missing, of another version or not of its form, or one of the two cannot be read.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "a result folder")
     summary = _read(folder / SUMMARY, json.loads)
     check_summary(summary, folder / SUMMARY)
     config = _read(folder / CONFIG, tomllib.loads) if (folder / CONFIG).exists() else {}

@@ -169,7 +169,7 @@ class Recorder:
             plans=self.plans,
             events=self.events + decode_steps + len(self.sequences) + begun + ended,
             extra=_counters(engine),
-            notes=_notes(engine),
+            notes=notes_of(engine.memory),
             copies=self._copies(),
         )
 
@@ -204,13 +204,25 @@ class Recorder:
         self._interval_s = 2 * (samples[-1][0] - samples[0][0]) / MAX_SAMPLES
 
 
+def notes_of(policy: object) -> list[str]:
+    """What a memory policy, or an order of eviction, says of a run; nothing without `notes`."""
+    notes: Any = _stated(policy, "notes", ())
+    if isinstance(notes, str) or not isinstance(notes, Iterable):
+        raise _unfit(policy, "notes", "a list of texts", notes)
+    found = list(notes)
+    for note in found:
+        if not isinstance(note, str):
+            raise _unfit(policy, "notes", "texts", note)
+    return found
+
+
 def _counters(engine: Engine) -> dict[str, float]:
     """Those of the scheduler, and those of the memory policy; whole ones are integers, whoever
     counted them: compiled code adds floats where its source adds integers.
     """
     found: dict[str, Any] = {}
     for part in (engine.scheduler, engine.memory):
-        counters: Any = getattr(part, "counters", {})
+        counters: Any = _stated(part, "counters", {})
         if not isinstance(counters, Mapping):
             raise _unfit(part, "counters", "numbers by name", counters)
         for name, count in counters.items():
@@ -221,13 +233,10 @@ def _counters(engine: Engine) -> dict[str, float]:
     return found
 
 
-def _notes(engine: Engine) -> list[str]:
-    """Those of the memory policy."""
-    notes = list(getattr(engine.memory, "notes", ()))
-    for note in notes:
-        if not isinstance(note, str):
-            raise _unfit(engine.memory, "notes", "texts", note)
-    return notes
+def _stated(policy: object, name: str, usual: object) -> object:
+    """What a policy may have; a property that fails is no sign that it has none."""
+    stated = hasattr(policy, name) or name in dir(policy)
+    return getattr(policy, name) if stated else usual
 
 
 def _unfit(policy: object, place: str, expected: str, got: object) -> PolicyError:

@@ -65,7 +65,9 @@ def test_what_is_written_comes_back(tmp_path: Path, metrics: RunMetrics) -> None
 
 def test_a_stored_configuration_says_what_made_it(tmp_path: Path, metrics: RunMetrics) -> None:
     made: dict[str, Any] = {"versions": {"python": "3.11.1"}, "profile_sha256": "ab12"}
-    folder = write_run(tmp_path / "r", metrics, metrics.summary({"run": made}), {"run": {"tp": 2}})
+    where = str(tmp_path / "r")  # a text is as good as a path
+    folder = write_run(where, metrics, metrics.summary({"run": made}), {"run": {"tp": 2}})
+    assert folder == tmp_path / "r"
     stored = tomllib.loads((folder / "config.toml").read_text())
     assert stored["version"] == 1
     assert stored["made_by"] == {"python": "3.11.1", "profile_sha256": "ab12"}

@@ -159,8 +159,11 @@ def test_a_backlog_always_waits(scheduler: Any, lag: int) -> None:
 
 
 def test_a_backlog_of_an_unknown_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"run.backlog.batch: expected a class of the trace"):
+    expected = r"run\.backlog\.batch: expected a class of the trace \(default\)$"
+    with pytest.raises(ConfigError, match=expected):
         play([request(0, 4, 0)], LoadModel(backlog={"batch": 3}))
+    with pytest.raises(ConfigError, match=r"\(default\) \(did you mean 'default'\?\)$"):
+        play([request(0, 4, 0)], LoadModel(in_flight={"defalt": 3}))
 
 
 def test_who_is_turned_away_makes_room_for_the_next() -> None:

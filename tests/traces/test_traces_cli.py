@@ -177,6 +177,24 @@ def test_recorded_clients_are_not_overwritten(name: str, tmp_path: Path) -> None
     assert (result.exit_code, result.stderr) == (2, said)
 
 
+@pytest.mark.parametrize("command", ["convert", "mix"])
+def test_a_session_of_the_folder_that_is_read_is_not_overwritten(
+    command: str, tmp_path: Path
+) -> None:
+    turn = '{"t": 0, "type": "n", "in": 8, "out": 2, "hash_ids": [1]}'
+    for name in ("a.json", "b.json"):
+        text = f'{{"id": "{name}", "block_size": 8, "requests": [{turn}]}}'
+        (tmp_path / name).write_text(text)
+    session = tmp_path / "b.json"
+    before = session.read_bytes()
+    result = run(command, str(tmp_path), "-o", str(session))
+    said = f"error: {session}: expected another file than the one that is read\n"
+    assert (result.exit_code, result.stderr) == (2, said)
+    assert session.read_bytes() == before
+    result = run(command, str(tmp_path), "-o", str(tmp_path / "made.jsonl"))
+    assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(("columns", "whole"), [(30, "name: a very long one …"), (200, "x")])
 def test_no_figure_is_cut_off_in_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, whole: str

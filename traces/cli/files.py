@@ -44,7 +44,10 @@ def check_output(output: str, *inputs: str | Path | None, as_json: bool) -> None
         if as_json:
             raise ConfigError("--json: expected a file as --output, got - for standard output")
         return
-    check_writable(Path(output), file=True, inputs=inputs)
+    from traces.readers import files_of
+
+    read_from = (file for each in inputs if each is not None for file in files_of(each))
+    check_writable(Path(output), file=True, inputs=read_from)
 
 
 def write(workload: Workload, output: str, as_json: bool) -> None:

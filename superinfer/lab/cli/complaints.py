@@ -8,10 +8,11 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from superinfer.errors import SuperInferError
 from superinfer.lab.cli.terminal import printable
+from superinfer.settings import shown_value
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C has ended."""
@@ -57,10 +58,46 @@ def complain_of_usage(error: Exception, program: str) -> int:
     if "\n" in message:
         print(message, file=sys.stderr)
         return 2
-    message = message.replace(": Value error, ", ": ")  # pydantic's words, through Typer
+    theirs = message.replace(": Value error, ", ": ").rstrip(".")  # pydantic's words, through Typer
+    message = _of_number(error) or theirs
     context = getattr(error, "ctx", None)
     where = getattr(context, "command_path", program)
-    return complain(f"{message.rstrip('.')}{_arms(context, message)} (see {where} --help)", 2)
+    return complain(f"{message}{_arms(context, message)} (see {where} --help)", 2)
+
+
+_KINDS: Final = {"int": "an integer", "float": "a number"}
+_BOUNDS: Final = {
+    "greater_than_equal": (">=", "ge"),
+    "greater_than": (">", "gt"),
+    "less_than_equal": ("<=", "le"),
+    "less_than": ("<", "lt"),
+}
+"""How pydantic, through Typer, calls a bound that a number is beyond."""
+
+
+def _of_number(error: Exception) -> str:
+    """What is wrong with an option that is no number, or beyond its bounds, in the words in which
+    settings are refused; empty for any other mistake.
+    """
+    option: Any = getattr(error, "param", None)
+    cause: Any = error.__cause__
+    if option is None or not hasattr(cause, "errors"):
+        return ""
+    fault = cause.errors()[0]
+    kind, given = fault["type"], fault["input"]
+    if kind in _BOUNDS:
+        sign, key = _BOUNDS[kind]
+        bound = fault["ctx"][key]
+        expected, got = (
+            f"{_KINDS[type(bound).__name__]} {sign} {bound:.12g}",
+            shown_value(given).strip("'"),
+        )
+    elif kind.partition("_")[0] in _KINDS:
+        expected, got = _KINDS[kind.partition("_")[0]], shown_value(given)
+    else:
+        return ""
+    unit = " (in %)" if "in %" in (getattr(option, "help", None) or "") else ""
+    return f"{max(option.opts, key=len)}: expected {expected}{unit}, got {got}"
 
 
 def _arms(context: Any, message: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from superinfer.errors import InputError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.config.dial import MEMORY as DIALLED_MEMORY
 from superinfer.lab.config.dial import Dial, dial_of, parse_dial
 from superinfer.lab.config.layers import SECTIONS, Layers, bundled_configs, read_files
@@ -28,7 +28,7 @@ from superinfer.lab.config.policies import (
 from superinfer.lab.config.released import released
 from superinfer.lab.config.run import RunConfig, run_config
 from superinfer.request import SLOClass
-from superinfer.settings import parse_settings
+from superinfer.settings import parse_settings, shown_value
 from superinfer.slo_classes import PRESETS, class_from_table
 
 __all__ = ["SECTIONS", "Config", "RunConfig", "bundled_configs", "load_config"]
@@ -108,6 +108,9 @@ def load_config(
     `[router]` table goes with the policy that its file names; if another one is chosen, it is left
     out and a note says so.
     """
+    if isinstance(settings, str | Mapping):
+        expected = "expected a list of texts such as 'run.lag=1'"
+        raise ConfigError(f"settings: {expected}, got {shown_value(settings)}")
     layers = Layers(read_files(path), parse_settings(settings, SECTIONS))
     run_table = _run_table(layers, overrides)
     run = _run(layers, run_table)

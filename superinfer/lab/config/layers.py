@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,7 +83,10 @@ def read_files(path: str | Path | Sequence[Path] | None) -> list[tuple[Path, Tab
     """The sections of files, or of bundled configurations by their names."""
     if path is None:
         return []
-    files = [_found(Path(file)) for file in ((path,) if isinstance(path, str | Path) else path)]
+    given = (path,) if isinstance(path, str | os.PathLike) else path
+    if not (isinstance(given, Iterable) and all(isinstance(e, str | os.PathLike) for e in given)):
+        raise ConfigError(f"expected the path of a TOML file, or several, got {shown_value(path)}")
+    files = [_found(Path(file)) for file in given]
     return [(file, _read(file)) for file in files]
 
 

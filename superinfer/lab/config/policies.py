@@ -7,9 +7,12 @@ import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from superinfer.compiled import own_annotations, shadows_compiled, uncover_compiled
 from superinfer.errors import ConfigError, SuperInferError
@@ -21,7 +24,7 @@ from superinfer.routers import ROUTERS
 from superinfer.routers.base import Router
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
-from superinfer.settings import shown_value, unknown
+from superinfer.settings import did_you_mean, shown_value, unknown
 
 POLICIES: Mapping[str, Mapping[str, str]] = {
     "scheduler": SCHEDULERS,
@@ -34,6 +37,8 @@ _PROTOCOLS: Mapping[str, type] = {
     "memory": MemoryPolicy,
     "router": Router,
 }
+_CALLED = {"memory": "memory policy"}
+"""What the policy of a section is called, where that is not the section's name."""
 
 
 def build_policy(section: str, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -57,6 +62,8 @@ def build_policy(section: str, name: str, parameters: Mapping[str, Any]) -> Any:
 def _no_policy(section: str, name: str, known: Iterable[str]) -> str:
     """A name that is none of ours; one with a dot is nearly a class of one's own."""
     module, dot, cls = name.rpartition(".")
+    if cls == "py":
+        return f"{section} {name!r}: expected package.module:Class, got a file"
     if dot and module and cls.isidentifier():
         return f"{section} {name!r}: unknown (did you mean {f'{module}:{cls}'!r}?)"
     lead = "expected package.module:Class or one of"
@@ -85,11 +92,14 @@ def policy_class(section: str, name: str) -> Any:
 def imported(place: str, target: str) -> Any:
     """What `package.module:name` leads to; ConfigError that begins with `place`."""
     module, _, attribute = target.partition(":")
+    if not attribute or "/" in module or module.endswith(".py"):
+        raise ConfigError(f"{place}: expected package.module:Class{_as_module(module, attribute)}")
+    found: ModuleType | None = None
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's raises
-        alone = "; what a notebook defines is in no other process, but what a file defines is"
-        hint = alone if module == "__main__" else ""
+        found = importlib.import_module(module)
+        return getattr(found, attribute)
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
+        hint = _meant(module, attribute, found, error)
         raise ConfigError(f"{place}: cannot import: {_why(error)}{hint}") from None
 
 
@@ -133,7 +143,46 @@ def _own_hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(type(cls.__name__, (), spoken), include_extras=True)
 
 
-def _why(error: Exception) -> str:
+def _as_module(path: str, attribute: str) -> str:
+    """The name of a module that was given by its file, and where that can be imported."""
+    file = Path(path if path.endswith(".py") else f"{path}.py")
+    if not attribute or not file.is_file():
+        return ""
+    inside = file.resolve().is_relative_to(Path.cwd())
+    home = Path.cwd() if inside else file.resolve().parent
+    module = ".".join(file.resolve().relative_to(home).with_suffix("").parts)
+    where = "" if inside else f" in {home}"
+    return f" (did you mean {f'{module}:{attribute}'!r}{where}?)"
+
+
+def _meant(module: str, attribute: str, found: ModuleType | None, error: BaseException) -> str:
+    """What may be meant by a module that is not there, or by a class that it lacks; those that it
+    defines come before those that it imports.
+    """
+    if found is not None and (hidden := _hidden(found)):
+        return hidden
+    if found is not None:
+        own = [key for key in vars(found) if getattr(vars(found)[key], "__module__", "") == module]
+        meant = did_you_mean(attribute, own) or did_you_mean(attribute, vars(found))
+        alone = "; what a notebook defines is in no other process, but what a file defines is"
+        return meant + (alone if module == "__main__" else "")
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return did_you_mean(module, (file.stem for file in Path().glob("*.py")))
+    return ""
+
+
+def _hidden(found: ModuleType) -> str:
+    """That a file of the current folder is not what was imported: Python's module of that name is
+    found before it.
+    """
+    file = Path(*found.__name__.split(".")).with_suffix(".py")
+    taken = getattr(found, "__file__", None)
+    if not file.is_file() or (taken is not None and file.samefile(taken)):
+        return ""
+    return f"; {file} here needs another name, for {taken or 'a part of Python'} comes before it"
+
+
+def _why(error: BaseException) -> str:
     """What a module or a class of the user's raised, and where in its file."""
     reason = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
@@ -156,9 +205,34 @@ def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> A
         if ":" not in name:
             raise
         raise ConfigError(f"{section} {name!r}: cannot be made: {_why(error)}") from None
-    protocol = _PROTOCOLS[section]
-    wanted = [*own_annotations(protocol), *(key for key in vars(protocol) if key[0] != "_")]
-    missing = [key for key in wanted if not hasattr(policy, key)]
-    if missing:
-        raise ConfigError(f"{section} {name!r}: expected a {section} with {', '.join(missing)}")
+    _check_protocol(section, f"{section} {name!r}", policy)
     return policy
+
+
+def _check_protocol(section: str, place: str, policy: Any) -> None:
+    """Refuse an instance that lacks something of the section's protocol, or has it as another thing
+    than it is to be.
+    """
+    protocol = _PROTOCOLS[section]
+    hints = _own_hints(protocol)
+    members = {key: each for key, each in vars(protocol).items() if key[0] != "_"}
+    missing = [key for key in hints | members if not hasattr(policy, key)]
+    if missing:
+        called = _CALLED.get(section, section)
+        raise ConfigError(f"{place}: expected a {called} with {', '.join(missing)}")
+    for key, each in members.items():
+        if isinstance(each, property):
+            hints[key] = typing.get_type_hints(each.fget)["return"]
+        elif key not in hints:
+            _check_method(f"{place}: {key}", getattr(policy, key))
+    for key, hint in hints.items():
+        wanted = Annotated[int, Meta(ge=1)] if key == "block_tokens" else hint
+        convert_setting(f"{place}: {key}", getattr(policy, key), wanted)
+
+
+def _check_method(place: str, method: Any) -> None:
+    """A call of another kind of function, whose result nobody waits for, would do nothing."""
+    if not callable(method):
+        raise ConfigError(f"{place}: expected a method, got {shown_value(method)}")
+    if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+        raise ConfigError(f"{place}: expected a plain method, without async and yield")

@@ -16,6 +16,13 @@ _OURS: Final = ("superinfer", "sim", "executor", "traces")
 _IMPORTS: Final = Path(__file__).with_name("policies.py")
 """Where policies are imported: no place of a fault."""
 
+_ANSWERS: Final = {
+    "scheduler": ("next_wakeup", "largest_step"),
+    "memory": ("victim", "index"),
+    "router": ("route",),
+}
+"""Methods whose answers are checked; what is wrong with one begins with its name."""
+
 
 @contextmanager
 def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
@@ -31,10 +38,10 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
     except (ConfigError, InputError):
         raise
     except (PlanError, PolicyError, StuckError) as error:
-        if not outside:
+        if not outside or _is_named(outside, error):
             raise
         raise type(error)(f"{_culprit(outside, error)}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end all other runs, too
         if not outside or not _theirs(outside, error):
             raise
         reason = " ".join(str(error).split())
@@ -43,13 +50,15 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
 
 
 def place_of(error: BaseException, files: set[str] | None = None) -> str:
-    """Where an error was raised, as `file.py:12`, in the innermost of these files, or in any that
-    is not Python's own machinery for imports; empty if there is no such place.
+    """Where an error was raised, as `file.py:12`, in the innermost of these files; without them in
+    the innermost that is neither Python's nor ours nor a library's, or else in any that is not
+    Python's machinery for imports. Empty if there is no such place.
     """
-    for frame in _frames(error):
-        known = frame.filename in files if files is not None else _is_source(frame.filename)
-        if known:
-            return f"{shown(frame.filename)}:{frame.lineno}"
+    kinds = (_is_own, _is_source) if files is None else (files.__contains__,)
+    for is_known in kinds:
+        for frame in _frames(error):
+            if is_known(frame.filename):
+                return f"{shown(frame.filename)}:{frame.lineno}"
     return ""
 
 
@@ -72,16 +81,23 @@ def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
     yield from reversed(traceback.extract_tb(error.__traceback__))
 
 
-def _theirs(outside: Mapping[str, str], error: Exception) -> bool:
-    """False for what has nothing to do with a policy: a full disk, no memory, unless it was raised
-    in the policy's file.
+def _is_named(outside: Mapping[str, str], error: Exception) -> bool:
+    """Whether the policy was named where it was raised, as while an engine of a run is made."""
+    return str(error).startswith(
+        tuple(f"{section} {name!r} (" for section, name in outside.items())
+    )
+
+
+def _theirs(outside: Mapping[str, str], error: BaseException) -> bool:
+    """False for what has nothing to do with a policy: a full disk, no memory, an end that was asked
+    for, unless it was raised in the policy's file.
     """
-    if not isinstance(error, OSError | MemoryError):
+    if not isinstance(error, OSError | MemoryError | SystemExit):
         return True
     return any(place_of(error, _files(name)) for name in outside.values())
 
 
-def _culprit(outside: Mapping[str, str], error: Exception) -> str:
+def _culprit(outside: Mapping[str, str], error: BaseException) -> str:
     """The policy with its file, and the line if the error passed through it; all that it may have
     been where it passed through none.
     """
@@ -89,8 +105,19 @@ def _culprit(outside: Mapping[str, str], error: Exception) -> str:
         place = place_of(error, _files(name))
         if place:
             return f"{section} {name!r} ({place})"
-    suspects = (f"{section} {name!r} ({_file(name)})" for section, name in outside.items())
-    return " or ".join(suspects)
+    suspects = _suspects(outside, str(error))
+    return " or ".join(f"{section} {name!r} ({_file(name)})" for section, name in suspects.items())
+
+
+def _suspects(outside: Mapping[str, str], message: str) -> Mapping[str, str]:
+    """Those that a message is about: of whose method it tells, or of whose class."""
+    method, cls = message.partition(":")[0], message.partition(".")[0]
+    told = {
+        section: name
+        for section, name in outside.items()
+        if method in _ANSWERS.get(section, ()) or cls == name.partition(":")[2]
+    }
+    return told or outside
 
 
 def _file(name: str) -> str:
@@ -112,3 +139,10 @@ def _files(name: str) -> set[str]:
 def _is_source(file: str) -> bool:
     machinery = file.startswith("<") or f"{os.sep}importlib{os.sep}" in file
     return not machinery and Path(file) != _IMPORTS
+
+
+def _is_own(file: str) -> bool:
+    """Whether it may be the user's own."""
+    library = f"{os.sep}site-packages{os.sep}" in file
+    shipped = (Path(os.__file__).parent, _IMPORTS.parents[2])
+    return _is_source(file) and not library and not any(map(Path(file).is_relative_to, shipped))

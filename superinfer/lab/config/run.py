@@ -16,6 +16,8 @@ from superinfer.settings import shown_value, unknown
 # Upper bounds keep every product of settings far from what a 64-bit integer or a float can hold.
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Tokens = Annotated[int, Meta(ge=0, le=2**30)]
+RATE_SCALES = 1e-6, 1e6
+"""The smallest and the largest."""
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -99,7 +101,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dial: dict[str, float] = msgspec.field(default_factory=dict)
     """Weights of `cost`, `speed` and `quality`, from which settings follow that are not given
     (`superinfer.lab.config.dial`); empty: no dial."""
-    rate_scale: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
+    rate_scale: Annotated[float, Meta(ge=RATE_SCALES[0], le=RATE_SCALES[1])] = 1.0
     """Arrival rate as a multiple of the trace's."""
     burstiness: Annotated[float, Meta(ge=0, le=1e3)] = 1.0
     """How far the gaps between arrivals lie from their mean, as a multiple of the trace's; 0: all

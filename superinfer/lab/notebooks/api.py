@@ -25,6 +25,7 @@ from superinfer.errors import ConfigError
 from superinfer.lab.metric_names import Summary
 from superinfer.lab.notebooks.run_sources import Arms, Sources, arms_of, plot_data_of
 from superinfer.lab.numbers import mean_summary
+from superinfer.lab.other_folders import path_of
 from superinfer.lab.pictures.canvas import given_or_new, titled, with_legend, with_legend_below
 from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.pictures.latency_curves import check_class, check_latency, latency_curves
@@ -41,7 +42,7 @@ COMPARED_LATENCIES = [f"{quantile}_{key}_ms" for key in LATENCIES for quantile i
 
 def compare_runs(
     runs: Arms,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     reference: str | None = None,
 ) -> pd.DataFrame:
     """Differences of runs from the reference (the first one), with 95 % intervals.
@@ -50,13 +51,14 @@ def compare_runs(
     is the name of the other arm, `value` and `reference_value` are means over the seeds;
     `difference`, `relative` (a share of the reference's value), `low` and `high` of the interval of
     the difference, `contains_zero` and `method`; the last four are missing where nothing honest can
-    be said. `metrics` are keys of `summary.json`, also `classes.<name>.<key>`; see
+    be said. `metrics` are keys of `summary.json`, or one of them, also `classes.<name>.<key>`; see
     `superinfer.lab.studies.differences` and `superinfer.lab.studies.intervals`. Raises ConfigError
     for a metric that no run has, and for arms with different numbers of seeds.
     """
     import pandas as pd
 
     arms = arms_of(runs)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     if metrics is not None:
         check_metrics(arms, metrics)
     found = differences(arms, METRICS if metrics is None else metrics, reference)
@@ -184,7 +186,7 @@ def plot_requests(timeline: Path | str, most: int = 40, *, axes: Axes | None = N
     """
     from superinfer.lab.pictures.tracks import requests_panel, tracks_of
 
-    tracks = tracks_of(Path(timeline), most)
+    tracks = tracks_of(path_of(timeline, "a timeline.json"), most)
     axes = given_or_new(axes, 11.0, 1.6 + 0.28 * max(len(tracks), 3))
     which = f"The first {most} requests" if len(tracks) == most else "Requests"
     requests_panel(titled(axes, f"{which}: phases and decisions"), tracks)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from superinfer.errors import ConfigError
 from superinfer.lab.json_files import read_json
+from superinfer.lab.other_folders import path_of
 from superinfer.lab.pictures.canvas import given_or_new, with_legend
 from superinfer.lab.studies.cache_study import BOUND, FLOOR
 
@@ -36,7 +37,7 @@ def load_cache_study(path: Path | str) -> pd.DataFrame:
         frame.attrs = found
         return frame
 
-    frame = read_json(Path(path), framed, "what `cache-study --json` prints")
+    frame = read_json(path_of(path, "a cache study"), framed, "what `cache-study --json` prints")
     frame["gap_closed"] = frame["gap_closed"].astype(float)
     return frame
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from superinfer.errors import InputError
 from superinfer.lab.json_files import read_json
-from superinfer.lab.other_folders import what_lies_in
+from superinfer.lab.other_folders import path_of, what_lies_in
 from superinfer.lab.results import SUMMARY, Run, load_run
 from superinfer.pipes import refuse_pipe
 
@@ -22,7 +22,7 @@ def newest_folder(folder: Path | str) -> Path:
     A command leaves a folder that exists alone and writes to `folder-2`, `folder-3` and so on: so
     a cell that is run again has its result there. Raises InputError if there is none at all.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "a result folder")
     found = [(path.stat().st_mtime_ns, path.parent) for path in _results(folder)]
     if not found:
         raise InputError("expected a result folder here", file=str(folder))
@@ -35,7 +35,7 @@ def load_comparison(folder: Path | str) -> dict[str, list[Run]]:
     This is what `compare_runs`, `summary_frame` and `plot_slo_attainment` take. Raises InputError
     for a folder of anything else, and where the summary of a run is missing or bad.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "a comparison")
     path = folder / COMPARISON
     if not path.exists():
         expected = "expected a comparison made by `superinfer-sim compare`"

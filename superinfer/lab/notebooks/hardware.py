@@ -10,6 +10,7 @@ import numpy as np
 
 from superinfer.errors import ConfigError
 from superinfer.lab.json_files import read_json
+from superinfer.lab.other_folders import path_of
 from superinfer.lab.pictures.canvas import given_or_new, with_legend
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _frame(
     import pandas as pd
 
     expected = "recorded pairs of device and simulation"
-    found = read_json(Path(path), lambda read: list(rows(read)), expected)
+    found = read_json(path_of(path, "recorded pairs"), lambda read: list(rows(read)), expected)
     frame = pd.DataFrame(found, columns=list(columns))
     device = frame["device"].astype(float)
     return frame.assign(error=frame["simulated"].astype(float) / device.where(device != 0) - 1)

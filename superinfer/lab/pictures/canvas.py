@@ -6,8 +6,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superinfer.errors import ConfigError
 from superinfer.lab.pictures.fonts import use_fallbacks
 from superinfer.outputs import replacing
+from superinfer.settings import shown_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +23,16 @@ def titled(axes: Axes, title: str) -> Axes:
 
 
 def given_or_new(axes: Axes | None, width: float = 7.0, height: float = 4.4) -> Axes:
-    """`axes`, or those of a new figure of so many inches that no display keeps."""
-    if axes is not None:
-        return axes
+    """`axes`, or those of a new figure of so many inches that no display keeps; ConfigError for
+    what is no axes, such as all those of a figure at once.
+    """
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    if isinstance(axes, Axes):
+        return axes
+    if axes is not None:
+        raise ConfigError(f"axes: expected matplotlib's Axes, got {shown_value(axes)}")
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 

@@ -25,22 +25,23 @@ from superinfer.lab.notebooks.api import (
     plot_slo_attainment,
     plot_timeline,
 )
+from superinfer.lab.notebooks.run_sources import Source, run_of
 from superinfer.lab.numbers import mean_summary
 from superinfer.lab.pictures.canvas import legend_below, write_png
 from superinfer.lab.pictures.data import LATENCIES, PlotData
 from superinfer.lab.pictures.parts import GREY, attainment_bars, label, say
-from superinfer.lab.results import Run, load_run
+from superinfer.lab.results import Run
 
 _DPI = 150
 
 
-def write_plots(source: Path | str | Run, out_dir: Path | str) -> list[Path]:
+def write_plots(source: Source, out_dir: Path | str) -> list[Path]:
     """Write every picture of a run as PNG (150 dpi) into `out_dir`, and return the paths.
 
     `slo_attainment.png` is there only if any request has a target, `rotations.png` only if anything
     was copied.
     """
-    run = source if isinstance(source, Run) else load_run(source)
+    run = run_of(source)
     pictures: dict[str, Callable[[Run], Figure]] = {"latency_cdf.png": latency_figure}
     if attainment_bars(PlotData.of_run(run).attainment_groups()):
         pictures["slo_attainment.png"] = attainment_figure
@@ -60,8 +61,9 @@ def write_compare_plot(runs: Mapping[str, Sequence[Run]], path: Path | str) -> P
     return write_png(compare_figure(runs), Path(path), _DPI)
 
 
-def latency_figure(run: Run) -> Figure:
+def latency_figure(source: Source) -> Figure:
     """Share of requests (TTFT, E2E) and of tokens (ITL) below a latency, one line per class."""
+    run = run_of(source)
     figure = _figure(run, "latency", width=12.0, height=4.4)
     panels = figure.subplots(1, 3, sharey=True)
     for axes, metric in zip(panels, LATENCIES, strict=True):
@@ -70,8 +72,9 @@ def latency_figure(run: Run) -> Figure:
     return figure
 
 
-def attainment_figure(run: Run) -> Figure:
+def attainment_figure(source: Source) -> Figure:
     """Share of submitted requests that met their targets: all of them, TTFT and TPOT, by class."""
+    run = run_of(source)
     groups = PlotData.of_run(run).attainment_groups()
     height = 1.5 if run.summary.get("slo_attainment") is None else 4.4
     figure = _figure(run, "SLO attainment", width=max(8.0, 1.8 * len(groups)), height=height)
@@ -81,14 +84,14 @@ def attainment_figure(run: Run) -> Figure:
     return figure
 
 
-def queue_and_kv_figure(run: Run) -> Figure:
+def queue_and_kv_figure(source: Source) -> Figure:
     """Requests waiting and running, and KV memory by use, over the time of the run."""
-    return _over_time(run, "queue and KV memory", plot_timeline, plot_kv)
+    return _over_time(run_of(source), "queue and KV memory", plot_timeline, plot_kv)
 
 
-def rotations_figure(run: Run) -> Figure:
+def rotations_figure(source: Source) -> Figure:
     """Rotations, and bytes on each direction of the link, over the time of the run."""
-    return _over_time(run, "rotations and copies", plot_rotations, plot_copies)
+    return _over_time(run_of(source), "rotations and copies", plot_rotations, plot_copies)
 
 
 def compare_figure(runs: Mapping[str, Sequence[Run]]) -> Figure:

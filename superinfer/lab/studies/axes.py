@@ -18,7 +18,7 @@ from itertools import product
 from superinfer.errors import ConfigError
 from superinfer.lab.config import SECTIONS
 from superinfer.lab.config.run import RunConfig
-from superinfer.settings import did_you_mean, is_number, parse_settings
+from superinfer.settings import did_you_mean, is_number, parse_settings, shown_value
 
 SHORT = {
     "rate": "run.rate_scale",
@@ -68,10 +68,10 @@ class Axis:
         return all(is_number(value) for value in self.values)
 
 
-def parse_axes(texts: Sequence[str]) -> list[Axis]:
-    """The axes of `--over` texts; ConfigError for one that is no axis or comes twice."""
+def parse_axes(texts: str | Sequence[str]) -> list[Axis]:
+    """The axes of `--over` texts, or of one; ConfigError for one that is no axis or comes twice."""
     axes: list[Axis] = []
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         axis = _parse(text)
         if axis.key in (known.key for known in axes):
             raise ConfigError(f"--over {text!r}: expected {axis.key} once")
@@ -82,7 +82,9 @@ def parse_axes(texts: Sequence[str]) -> list[Axis]:
 
 
 def places(axes: Sequence[Axis]) -> list[Place]:
-    """Every combination of the values, the last axis fastest."""
+    """Every combination of the values, the last axis fastest; ConfigError for what is no axis."""
+    if not all(isinstance(axis, Axis) for axis in axes):
+        raise ConfigError(f"axes: expected what parse_axes gives, got {shown_value(axes)}")
     return list(product(*(axis.values for axis in axes)))
 
 

@@ -11,6 +11,7 @@ from superinfer.lab.config import Config
 from superinfer.lab.numbers import mean_number
 from superinfer.lab.studies.differences import check_metrics
 from superinfer.lab.studies.study import Study, run_study
+from superinfer.settings import shown_value
 
 MOST_EXPANSIONS = 10
 _BEYOND = (2, 4)
@@ -73,8 +74,8 @@ def largest_load(
     `log`. The same function gives the same probes in the same order. Raises
     ConfigError for a threshold that is NaN, and unless 0 < low < high and 0 < tolerance.
     """
-    if math.isnan(threshold):
-        raise ConfigError("expected a number as threshold, got nan")
+    if not isinstance(threshold, int | float) or math.isnan(threshold):
+        raise ConfigError(f"expected a number as threshold, got {shown_value(threshold)}")
     if not (0 < low < high < math.inf and 0 < tolerance < math.inf):
         raise ConfigError(f"expected 0 < low < high and a tolerance > 0, got {low}, {high}")
     search = _Search(run_at, threshold, at_most, log)
@@ -170,11 +171,20 @@ class _Search:
     def keeps(self, load: float) -> bool:
         """Whether the promise holds at a load, which is tried once at most."""
         if load not in self.probes:
-            value = float(self.run_at(load))
+            value = _number(self.run_at(load), load)
             kept = value <= self.threshold if self.at_most else value >= self.threshold
             self.probes[load] = Probe(load, value, kept)
             self.log(self.probes[load])
         return self.probes[load].kept
+
+
+def _number(value: object, load: float) -> float:
+    """What a run gave, which may be NaN; ConfigError for what is no number."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        expected = f"expected a number at load {load:.6g}"
+        raise ConfigError(f"run_at: {expected}, got {shown_value(value)}") from None
 
 
 def _bracket(search: _Search, low: float, high: float) -> tuple[float, float] | None:

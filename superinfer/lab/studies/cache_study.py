@@ -15,6 +15,7 @@ from superinfer.lab.config.policies import imported
 from superinfer.lab.config.policy_faults import faults_named
 from superinfer.memory.orders import ORDERS, Surroundings, build_order
 from superinfer.memory.replay import CacheReplay
+from superinfer.records.recorder import notes_of
 from superinfer.request import Request
 from superinfer.settings import did_you_mean
 
@@ -94,8 +95,8 @@ class CacheStudy:
             order = build_order(policy, surroundings)
             began = time.process_time()
             hits = CacheReplay(capacity, surroundings.block_tokens, order).hits(requests)
-        cpu_s = time.process_time() - began
-        return Replay(hits, cpu_s, tuple(getattr(order, "notes", ())))
+            cpu_s = time.process_time() - began
+            return Replay(hits, cpu_s, tuple(notes_of(order)))
 
     def _rate(self, hits: Sequence[int]) -> float:
         return sum(hits[self.first_counted :]) / self.blocks()

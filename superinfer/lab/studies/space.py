@@ -48,8 +48,10 @@ class Range:
         return (self.low, self.high)
 
     def holds(self, value: object) -> bool:
-        """Whether a value lies within."""
-        return is_number(value) and self.low <= value <= self.high
+        """Whether a value lies within, as a whole number where these alone are drawn."""
+        if not is_number(value) or (self.whole and value != round(value)):
+            return False
+        return self.low <= value <= self.high
 
     def tidy(self, value: Value) -> Value:
         """A drawn number with four digits, which files show better, within the bounds."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ from superinfer.lab.studies.runs import (
     keep,
     locked,
 )
+from superinfer.settings import shown_value
 
 WALL_CLOCK = ("wall_s", "scheduler_s", "sim_requests_per_wall_s")
 """Keys of a summary that differ between equal runs: no part of any comparison."""
@@ -122,7 +123,7 @@ def run_study(study: Study, report: Report = silent) -> StudyResult:
     workers and keeps what has ended. Raises ConfigError for a runner that cannot be imported and
     for seeds that are no different seeds, and InputError for an input that cannot be read.
     """
-    _check_numbers(study)
+    _check(study)
     load_runner(study.runner)
     plan = study.plan()
     _open_root(study.root)
@@ -187,15 +188,28 @@ def _result(
     return StudyResult(folders, failures, reused)
 
 
-def _check_numbers(study: Study) -> None:
-    """Refuse numbers that cannot be, and a seed twice, which would count as two draws."""
+def _check(study: Study) -> None:
+    """Refuse what cannot be, and a seed twice, which would count as two draws."""
+    _expect("arms", study.arms, Mapping, "configurations by name")
+    for name, arm in study.arms.items():
+        _expect(f"arm {name}", arm, Config, "a configuration")
+    _expect("root", study.root, Path, "a Path")
+    _expect("seeds", study.seeds, Iterable, "a list of integers")
+    _expect("inputs", study.inputs, Iterable, "a list of paths")
+    if isinstance(study.engine, str):
+        raise ConfigError(f"engine: expected engine_of({study.engine!r}), got the name alone")
     seeds = list(study.seeds)
     if any(type(seed) is not int or not 0 <= seed < 2**63 for seed in seeds):
         raise ConfigError(f"seeds: expected integers from 0 to 2**63 - 1, got {seeds}")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected different ones, got {seeds}")
-    if study.workers < 0:
-        raise ConfigError(f"workers: expected a number >= 0, got {study.workers}")
+    if type(study.workers) is not int or study.workers < 0:
+        raise ConfigError(f"workers: expected an integer >= 0, got {shown_value(study.workers)}")
+
+
+def _expect(name: str, given: object, kind: type, expected: str) -> None:
+    if not isinstance(given, kind):
+        raise ConfigError(f"{name}: expected {expected}, got {shown_value(given)}")
 
 
 def _open_root(root: Path) -> None:

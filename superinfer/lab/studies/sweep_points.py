@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from superinfer.lab.config.run import RATE_SCALES
 from superinfer.lab.numbers import mean_number, number
 from superinfer.lab.results import Run
 from superinfer.lab.studies.axes import RATE as RATE_NAME
@@ -85,12 +86,13 @@ def to_refine(
     """The next rate to try for each arm at each place of the other axes: half way between the
     largest up to which all keep the targets and the next one, until these are within the tolerance,
     relative. Where all rates keep them the largest is doubled, where the smallest does not it is
-    halved, as far as `BEYOND` times the ends of the axis.
+    halved, as far as `BEYOND` times the ends of the axis, and as a rate may be.
     """
     at = rate_axis(axes)
     assert at is not None
     ends = [float(value) for value in axes[at].values]
-    bounds = min(ends) / BEYOND, max(ends) * BEYOND
+    least, most = RATE_SCALES
+    bounds = max(min(ends) / BEYOND, least), min(max(ends) * BEYOND, most)
     found = []
     for arm, others, line in lines(axes, points, at):
         rate = _next_rate(line, wanted, tolerance, bounds)

@@ -229,6 +229,15 @@ def test_what_is_no_setting(setting: str) -> None:
     assert message(None, [setting]) == f"--set {setting!r}: expected section.key=value"
 
 
+def test_settings_and_files_of_another_kind() -> None:
+    expected = "settings: expected a list of texts such as 'run.lag=1', got "
+    assert message(None, "run.lag=1") == f"{expected}'run.lag=1'"
+    assert message(None, {"run.lag": 1}) == f"{expected}{{'run.lag': 1}}"
+    expected = "expected the path of a TOML file, or several, got "
+    assert message(3) == f"{expected}3"
+    assert message(["a.toml", 3]) == f"{expected}['a.toml', 3]"
+
+
 def test_settings_that_contradict_each_other() -> None:
     text = message(None, ["classes.chat=3", "classes.chat.ttft_ms=3"])
     assert text == "--set 'classes.chat.ttft_ms=3': chat is not a table"
@@ -364,7 +373,9 @@ def test_what_is_no_scheduler(name: str, words: str) -> None:
 
 
 def test_what_is_no_memory_policy() -> None:
-    words = "memory 'own_policies:Bounded': expected a memory with swap_in_timing, index, fate"
+    words = (
+        "memory 'own_policies:Bounded': expected a memory policy with swap_in_timing, index, fate"
+    )
     assert message(memory=outside(Bounded)).startswith(words)
 
 

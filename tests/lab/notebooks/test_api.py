@@ -186,6 +186,34 @@ def test_words_that_mean_nothing(folders: list[Path]) -> None:
         plot_timeline(folders, "sleeping")  # type: ignore[arg-type]
 
 
+def test_axes_that_are_none(folders: list[Path]) -> None:
+    """A word, or all axes of a figure at once, where a picture goes on one of them."""
+    both = Figure().subplots(1, 2)
+    for plot in (*PLOTS, plot_latency_tail, plot_slo_scale, plot_rotations, plot_copies):
+        with pytest.raises(ConfigError, match=r"^axes: expected matplotlib's Axes, got 'left'$"):
+            plot(folders, axes="left")
+        with pytest.raises(ConfigError, match=r"^axes: expected matplotlib's Axes, got array"):
+            plot(folders, axes=both)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("load_run", "a result folder"),
+        ("newest_folder", "a result folder"),
+        ("load_comparison", "a comparison"),
+        ("load_cache_study", "a cache study"),
+        ("load_steady", "recorded pairs"),
+        ("plot_requests", "a timeline.json"),
+    ],
+)
+def test_what_is_no_path(name: str, what: str) -> None:
+    for given in (3, None, ["runs/a"]):
+        with pytest.raises(ConfigError) as caught:
+            getattr(superinfer.lab, name)(given)
+        assert str(caught.value) == f"expected the path of {what}, got {given!r}"
+
+
 # -- attainment, memory, requests over time -------------------------------------------------------
 
 
@@ -257,6 +285,8 @@ def test_a_metric_that_is_not_there(folders: list[Path]) -> None:
 
 def test_one_run_has_nothing_to_differ_from(folders: list[Path]) -> None:
     assert compare_runs([folders[0]]).empty
+    (one,) = compare_runs(folders[:2], "p99_ttft_ms").to_dict("records")
+    assert one["metric"] == "p99_ttft_ms"
 
 
 # -- the package ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import copy
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from pages import kept, plain
 from records import Job, build, large_record, wave
 
 import superinfer.lab
-from superinfer.errors import InputError
+from superinfer.errors import ConfigError, InputError
 from superinfer.lab.notebooks import api
 from superinfer.lab.pictures import figures
 from superinfer.lab.pictures.data import PlotData
@@ -77,6 +78,19 @@ def texts(figure: Figure) -> list[str]:
     assert min(drawn.x0, drawn.y0) > -0.01
     assert max(drawn.x1 - width, drawn.y1 - height) < 0.01
     return [item.get_text() for item in figure.findobj(Text) if item.get_visible()]
+
+
+@pytest.mark.parametrize(
+    "draw", [latency_figure, attainment_figure, queue_and_kv_figure, rotations_figure]
+)
+def test_the_folder_of_a_run_is_as_good_as_the_run(
+    draw: Callable[[Any], Figure], tmp_path: Path
+) -> None:
+    folder = plain(tmp_path / "run", large_record(requests=60, steps=2000, mean_tokens=20))
+    shown = texts(draw(load_run(folder)))
+    assert texts(draw(folder)) == texts(draw(str(folder))) == shown
+    with pytest.raises(ConfigError, match=r"^expected a run, or the path of its folder, got int$"):
+        draw(3)
 
 
 def test_latency_names_classes_units_and_targets(usual: Run) -> None:

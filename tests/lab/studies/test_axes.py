@@ -37,6 +37,14 @@ def test_values(text: str, expected: tuple[object, ...]) -> None:
     assert [type(value) for value in found] == [type(value) for value in expected]
 
 
+def test_axes_from_python() -> None:
+    assert parse_axes("rate=1,2") == parse_axes(["rate=1,2"])
+    assert places(parse_axes("rate=1,2")) == [(1,), (2,)]
+    for wrong in ("rate=1,2", ["rate=1,2"]):
+        expected = f"axes: expected what parse_axes gives, got {wrong!r}"
+        assert error_of(lambda wrong=wrong: places(wrong)) == expected
+
+
 def test_short_names_stand_for_settings() -> None:
     axes = parse_axes(["rate=1", "slo=1", "burstiness=1", "kv_blocks=9", "link=1", "run.tp=1,2"])
     assert [axis.key for axis in axes] == [

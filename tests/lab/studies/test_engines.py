@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inline_engine import Inline
@@ -31,10 +32,12 @@ def test_engines_by_name() -> None:
     [
         (("rai", 0, None), "--engine rai: expected one of processes, ray (did you mean 'ray'?)"),
         (("processes", 0, "auto"), "--address auto: expected --engine ray beside it"),
-        (("processes", -1, None), "workers: expected a number >= 0, got -1"),
+        (("processes", -1, None), "workers: expected an integer >= 0, got -1"),
+        (("processes", "2", None), "workers: expected an integer >= 0, got '2'"),
+        ((3, 0, None), "--engine 3: expected one of processes, ray"),
     ],
 )
-def test_what_is_no_engine(arguments: tuple[str, int, str | None], message: str) -> None:
+def test_what_is_no_engine(arguments: tuple[Any, Any, str | None], message: str) -> None:
     with pytest.raises(ConfigError) as failed:
         engine_of(*arguments)
     assert str(failed.value) == message

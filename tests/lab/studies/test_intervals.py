@@ -487,6 +487,15 @@ def test_bounds_that_make_no_sense(low: float, high: float) -> None:
 def test_a_threshold_that_is_no_number() -> None:
     with pytest.raises(ConfigError, match="expected a number as threshold, got nan"):
         largest_load(lambda _: 1.0, math.nan, 1, 2)
+    with pytest.raises(ConfigError, match=r"expected a number as threshold, got '0\.9'"):
+        largest_load(lambda _: 1.0, "0.9", 1, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answer", [None, "high", [0.9]])
+def test_a_run_that_gives_no_number(answer: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        largest_load(lambda _: answer, 0.9, 1, 2)
+    assert str(caught.value) == f"run_at: expected a number at load 1, got {answer!r}"
 
 
 def test_a_search_goes_through_the_study(tmp_path: Path) -> None:

@@ -142,3 +142,5 @@ def test_drawn_numbers_are_tidy_and_stay_inside() -> None:
     assert Range(0.12345, 0.12346).tidy(0.123451) == 0.12346
     assert Range(1, 9, whole=True).tidy(3.0) == 3
     assert not Range(1, 9).holds(True) and not Choices((True,)).holds(1)
+    assert Range(1, 9).holds(2.5) and not Range(1, 9, whole=True).holds(2.5)
+    assert Range(1, 9, whole=True).holds(9)

@@ -108,10 +108,17 @@ def test_equal_arms_are_run_once(tmp_path: Path) -> None:
         ({"seeds": [1, 2, 1]}, r"seeds: expected different ones, got \[1, 2, 1\]"),
         ({"seeds": [-1]}, r"seeds: expected integers from 0 to 2\*\*63 - 1, got \[-1\]"),
         ({"seeds": ["0"]}, "seeds: expected integers"),
-        ({"workers": -1}, "workers: expected a number >= 0, got -1"),
+        ({"workers": -1}, "workers: expected an integer >= 0, got -1"),
+        ({"workers": "2"}, "workers: expected an integer >= 0, got '2'"),
+        ({"seeds": 3}, "^seeds: expected a list of integers, got 3$"),
+        ({"root": "studies/x"}, "^root: expected a Path, got 'studies/x'$"),
+        ({"inputs": 3}, "^inputs: expected a list of paths, got 3$"),
+        ({"arms": ["vllm"]}, r"^arms: expected configurations by name, got \['vllm'\]$"),
+        ({"arms": {"a": "vllm"}}, "^arm a: expected a configuration, got 'vllm'$"),
+        ({"engine": "ray"}, r"^engine: expected engine_of\('ray'\), got the name alone$"),
     ],
 )
-def test_numbers_that_make_no_study(tmp_path: Path, changes: Any, words: str) -> None:
+def test_what_makes_no_study(tmp_path: Path, changes: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run_study(replace(study(tmp_path, Recorder(tmp_path / "log")), **changes))
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from superinfer.errors import ConfigError
+from superinfer.lab.config import load_config
+from superinfer.lab.config.run import RATE_SCALES
 from superinfer.lab.pictures.sweep import Along
 from superinfer.lab.results import Run
 from superinfer.lab.studies.axes import Axis, Place, Value
@@ -96,6 +99,24 @@ def test_a_search_leaves_the_axis_where_it_must() -> None:
     assert (refined({32: 1.0}), refined({64: 1.0})) == ([64], []), "not for ever"
     assert (refined({0.125: 0.5}), refined({0.0625: 0.5})) == ([0.0625], [])
     assert refined({1: None, 2: None}) == []
+
+
+def test_a_search_asks_for_no_rate_that_is_refused() -> None:
+    least, most = RATE_SCALES
+
+    def asked(rate: float, share: float) -> list[Value]:
+        points = over_rate({rate: share})
+        return [at[0] for _, at in to_refine([replace(RATES, values=(rate,))], points, 0.95, 0.1)]
+
+    assert (asked(least, 0.5), asked(1.9 * least, 0.5)) == ([], [])
+    assert asked(2 * least, 0.5) == [least]
+    assert (asked(most, 1.0), asked(0.6 * most, 1.0)) == ([], [])
+    assert asked(most / 2, 1.0) == [most]
+    for rate in (least, most):
+        assert load_config(None, [], rate_scale=rate).run.rate_scale == rate
+    for beyond in (least / 2, 2 * most):
+        with pytest.raises(ConfigError, match=r"^run\.rate_scale: expected a number [<>]= "):
+            load_config(None, [], rate_scale=beyond)
 
 
 def test_a_search_finds_a_threshold() -> None:

@@ -66,10 +66,13 @@ def test_a_stopped_tuning_tries_what_it_would_have_tried(tmp_path: Path) -> None
 
 def test_the_first_trial_is_the_configuration_as_it_is(tmp_path: Path) -> None:
     assert go_on(tmp_path / "a.db", 1)[0].params == TASK.base
-    outside = replace(TASK, base={**TASK.base, "scheduler.n": 100})
-    with opened(tmp_path / "b.db", outside) as tuning:
-        (first,) = tuning.propose(1)
-    assert first != TASK.base and all(SPACE[key].holds(value) for key, value in first.items())
+    for n in (100, 8.5):  # beyond the range, and between the whole numbers that it has
+        outside = replace(TASK, base={**TASK.base, "scheduler.n": n})
+        with opened(tmp_path / f"{n}.db", outside) as tuning:
+            (first,) = tuning.propose(1)
+            tuning.add(first, (0.5, 9.0), "")
+            assert [trial.params for trial in tuning.trials()] == [first]
+        assert first != outside.base and all(SPACE[key].holds(each) for key, each in first.items())
 
 
 def test_another_seed_tries_others(tmp_path: Path) -> None:

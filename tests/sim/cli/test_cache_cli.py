@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim.cli.app import app
-from superinfer.errors import ConfigError
+from superinfer.errors import ConfigError, PolicyError
 
 
 @pytest.fixture
@@ -67,6 +68,21 @@ def test_bad_policies(trace: Path) -> None:
     assert "got 'mru' (did you mean 'lru'?)" in str(result.exception)
 
 
+@pytest.mark.parametrize("notes", ["'as one'", "None", "5"])
+def test_an_order_whose_notes_are_no_texts(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, notes: str
+) -> None:
+    module = trace.with_name("own_order.py")
+    lru = "from superinfer.memory.orders.lru import LruOrder\n"
+    module.write_text(f"{lru}class Own(LruOrder):\n    notes = {notes}\n")
+    monkeypatch.syspath_prepend(str(trace.parent))
+    monkeypatch.delitem(sys.modules, "own_order", raising=False)
+    result = run("cache-study", trace, "--policies", "own_order:Own")
+    assert isinstance(result.exception, PolicyError)
+    expected = f"own_order.py): Own.notes: expected a list of texts, got {notes}"
+    assert str(result.exception).endswith(expected)
+
+
 @pytest.mark.parametrize("command", [["cache-study"], ["train-reuse", "-o", "model.npz"]])
 def test_a_trace_without_hash_ids_is_named(command: list[str], trace: Path) -> None:
     bare = trace.with_name("bare.jsonl")
@@ -103,6 +119,13 @@ def test_the_weights_do_not_replace_a_trace(trace: Path) -> None:
         result = run("train-reuse", trace, "--classes", classes, "-o", out)
         assert "expected another file than the one that is read" in str(result.exception)
         assert out.read_bytes() == before
+
+
+def test_the_weights_do_not_replace_a_session(tmp_path: Path) -> None:
+    session = tmp_path / "a.json"
+    session.write_text("{}")
+    result = run("train-reuse", tmp_path, "-o", session)
+    assert str(result.exception) == f"{session}: expected another file than the one that is read"
 
 
 def test_training_counts_the_requests_that_it_takes(trace: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ BAD_SETTINGS: list[tuple[str, str]] = [
         "run.costs=none",
         "costs='none': expected auto, roofline, calibrated, flexgen or a profile file",
     ),
+    ("run.costs=rooflin", "or a profile file (did you mean 'roofline'?)"),
     ("run.costs=t.jsonl", "t.jsonl: expected JSON"),
     ("scheduler.agin=true", "scheduler.agin: unknown (did you mean 'aging'?); rotating takes: "),
     ("scheduler.aging=yes", "scheduler.aging: expected true or false, got 'yes'"),
@@ -120,10 +121,11 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--tp", "0"], "run.tp: expected an integer >= 1, got 0"),
     (["--tp", "-2"], "run.tp: expected an integer >= 1, got -2"),
     (["--tp", "9" * 30], "run.tp: expected an integer <= "),
-    (["--tp", "two"], "Invalid value for '--tp'"),
+    (["--tp", "two"], "--tp: expected an integer, got 'two' (see superinfer-sim run --help)"),
     (["--seed", "-1"], "run.seed: expected an integer >= 0, got -1"),
-    (["--lag", "2"], "Invalid value for '--lag'"),
-    (["--limit", "0"], "Invalid value for '--limit'"),
+    (["--lag", "2"], "--lag: expected an integer <= 1, got 2 (see superinfer-sim run --help)"),
+    (["--limit", "0"], "--limit: expected an integer >= 1, got 0 (see "),
+    (["--duration", "long"], "--duration: expected a number, got 'long' (see "),
     (["--limit"], "--limit"),
     (["--sheduler", "vllm"], "No such option: --sheduler (Possible options: "),
     (["more.jsonl"], "unexpected extra argument(s) (more.jsonl)"),
@@ -143,6 +145,24 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--out", "r\udcff"], "--out: r\\udcff: expected a name in UTF-8"),
     (["--rate-scale", "1e-300"], "run.rate_scale: expected a number >= 1e-06"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--attainment", "0.99"), "--attainment: expected a number >= 2 (in %), got 0.99"),
+        (("--attainment", "nan"), "--attainment: expected a number <= 100 (in %), got nan"),
+        (("--attainment", "all"), "--attainment: expected a number (in %), got 'all'"),
+        (("--refine", "0.05"), "--refine: expected a number >= 0.1, got 0.05"),
+        (("--seeds", "9" * 5000), f"--seeds: expected an integer, got '{'9' * 56}..."),
+    ],
+)
+def test_a_number_of_a_study_that_cannot_be(
+    cli: Cli, folder: Path, option: tuple[str, str], words: str
+) -> None:
+    answer = cli("sweep", "t.jsonl", *option)
+    assert answer.err == f"error: {words} (see superinfer-sim sweep --help)\n"
+    assert answer.code == 2
 
 
 def test_the_short_form_of_the_output_and_its_folder(cli: Cli, folder: Path) -> None:

@@ -117,6 +117,18 @@ def test_a_memory_policy_that_keeps_what_it_has() -> None:
     assert "victim: expected 1 to " in fault
 
 
+@dataclass
+class Wordy(LruMemory):
+    """One note in place of a list."""
+
+    notes: str = field(default_factory=lambda: "as one", init=False)
+
+
+def test_notes_that_cannot_be_told() -> None:
+    for finding in found(memory="own_policies:Wordy"):
+        assert finding.fault.endswith("Wordy.notes: expected a list of texts, got 'as one'")
+
+
 def test_conditions_that_a_policy_refuses() -> None:
     """All of them refused is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="expected a scheduler that loads prefixes"):
@@ -245,7 +257,9 @@ def test_what_is_said() -> None:
     assert (told["router"], told["replicas"]) == ("least_loaded", REPLICAS)
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sim.cli.app import main
 
     def called(*arguments: str) -> tuple[int, str, str]:
@@ -262,6 +276,17 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert (code, err) == (0, "")
     assert out.count("12, 12, 12   ok") == 2 and "By replica" in out
     assert called("--set", "run.router=round_robin", "--seeds", "1") == (code, out, err)
+    given = ("run.lag=1", "run.rate_scale=2", "run.kv_blocks=3000", "run.slo_scale=2")
+    _, _, err = called("--seeds", "1", *(part for each in given for part in ("--set", each)))
+    assert err == (
+        "note: run.rate_scale, run.lag: not used: a check has its own\n"
+        "note: run.kv_blocks: 3000 is all KV memory; "
+        "a check tries 24,000 and 4,000 tokens as well\n"
+    )
+    file = tmp_path / "other.toml"
+    file.write_text('[run]\nscheduler = "vllm"\n[scheduler]\nwatermark = 0.1\n')
+    _, _, err = called("--config", str(file), "--scheduler", "fcfs", "--seeds", "1")
+    assert err == f"warning: {file}: [scheduler] is for vllm: not used with fcfs\n"
     code, out, err = called("--scheduler", "own_policies:Greedy", "--seeds", "1", "--json")
     assert code == 1
     assert json.loads(out)["conditions"][0]["fault"] in err

@@ -49,6 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "t.jsonl").write_text(trace())
     (tmp_path / "mine.toml").write_text("[classes.chat]\nttft_ms = 900\n")
     (tmp_path / "lengths.json").write_text('[{"input_length": 10, "output_length": 5}]')
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions/a.json").write_text("{}")
     (tmp_path / "spec.toml").write_text(
         "version = 1\nduration_s = 20\n"
         '[clients.a]\nrate_per_s = 1\nlengths = { sharegpt = "lengths.json" }\n'
@@ -394,6 +396,10 @@ def test_a_specification(cli: Any) -> None:
         (
             ("t.jsonl", "--set", "run.believed_costs=gpu.toml", "-o", "gpu.toml"),
             ("gpu.toml", "expected another file than the one that"),
+        ),
+        (
+            ("sessions", "-o", "sessions/a.json"),
+            ("sessions/a.json", "expected another file than the one that"),
         ),
         (("t.jsonl", "-o", "t.jsonl/c.toml"), ("t.jsonl/c.toml", "Not a directory")),
         (("nowhere.jsonl",), ("nowhere.jsonl",)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from superinfer.errors import ConfigError
 from superinfer.lab.studies.engines.base import StudyEngine
-from superinfer.settings import did_you_mean
+from superinfer.settings import did_you_mean, shown_value
 
 PROCESSES, RAY = "processes", "ray"
 ENGINES = (PROCESSES, RAY)
@@ -19,8 +19,8 @@ def engine_of(name: str, workers: int = 0, address: str | None = None) -> StudyE
     `workers` is the number of runs at a time (0: one per core), `address` that of a Ray cluster
     (None: one is started on this machine).
     """
-    if workers < 0:
-        raise ConfigError(f"workers: expected a number >= 0, got {workers}")
+    if type(workers) is not int or workers < 0:
+        raise ConfigError(f"workers: expected an integer >= 0, got {shown_value(workers)}")
     if name == RAY:
         from superinfer.lab.studies.engines.ray import RayTasks, require_ray
 
@@ -28,7 +28,8 @@ def engine_of(name: str, workers: int = 0, address: str | None = None) -> StudyE
         return RayTasks(address, workers)
     if name != PROCESSES:
         raise ConfigError(
-            f"--engine {name}: expected one of {', '.join(ENGINES)}{did_you_mean(name, ENGINES)}"
+            f"--engine {name}: expected one of {', '.join(ENGINES)}"
+            f"{did_you_mean(str(name), ENGINES)}"
         )
     if address is not None:
         raise ConfigError(f"--address {address}: expected --engine {RAY} beside it")

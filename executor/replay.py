@@ -82,8 +82,7 @@ def run_command(config: Config, options: RunOptions) -> int:
             with stopping(replay.driver):
                 replay.run()
         except SuperInferError:
-            replay.give_up()
-            replay.write(*replay.summary())
+            replay.rescue()
             raise
     metrics, summary = replay.summary()
     try:
@@ -131,14 +130,20 @@ class Replay:
         self._clock.restart(self.workload.requests[0].arrival_s)
         started = time.perf_counter()
         try:
-            with out_of_memory("running a step", STEP_SIZES), faults_named(policies):
+            with faults_named(policies), out_of_memory("running a step", STEP_SIZES):
                 self.driver.run()
         finally:
             self.wall_s = time.perf_counter() - started
 
-    def give_up(self) -> None:
-        """The run failed: what has ended stays as it is, all else is unfinished."""
-        self.session.engine.close(self.driver.now)
+    def rescue(self) -> None:
+        """The run failed: write what has ended, and all else as unfinished. Nothing where a policy
+        that broke breaks again on hearing of that: how it broke first is what helps.
+        """
+        try:
+            self.session.engine.close(self.driver.now)
+        except Exception:
+            return
+        self.write(*self.summary())
 
     def summary(self) -> tuple[RunMetrics, Summary]:
         """What the run came to."""

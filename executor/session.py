@@ -37,6 +37,7 @@ from superinfer.engine import Engine
 from superinfer.errors import ConfigError, SuperInferError
 from superinfer.events import Sink
 from superinfer.lab.config import Config
+from superinfer.lab.config.policy_faults import faults_named
 from superinfer.memory.base import Ladder
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler, tell_true_lengths
@@ -116,7 +117,8 @@ def open_session(
     true_length: Callable[[Request], int] | None = None,
     channel: Channel | None = None,
 ) -> Session:
-    """Load the model and set everything up; ConfigError if the parts do not fit.
+    """Load the model and set everything up; ConfigError if the parts do not fit, PolicyError for
+    what a policy from outside raises meanwhile.
 
     `channel` connects the ranks that share the model, each of which opens a session (`ranks`).
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else.
@@ -125,14 +127,17 @@ def open_session(
     device = find_device(config.run.device)
     stages = Stages(device.torch)
     scheduler, memory = config.build_scheduler(), config.build_memory()
-    tell_true_lengths(scheduler, true_length)
+    policies = {"scheduler": config.run.scheduler, "memory": config.run.memory}
+    with faults_named(policies):
+        tell_true_lengths(scheduler, true_length)
     with out_of_memory("loading the model"):
         model = _model(config, options, device, _block_tokens(config, scheduler))
     stages.end("weights")
     cost = _cost(config, device, model)
     smaller = isinstance(memory, Ladder)
     _compile(model, stages)
-    with out_of_memory("laying out the KV cache", "--kv-blocks or run.host_memory_gib"):
+    lower = "--kv-blocks or run.host_memory_gib"
+    with faults_named(policies), out_of_memory("laying out the KV cache", lower):
         sizes = sizes_of(config.run, model, scheduler, smaller, channel)
         size = arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller)
         arena = Arena(model.layout, size, device.torch)

@@ -22,7 +22,6 @@ from superinfer.collection import no_collection
 from superinfer.costs import (
     Coverage,
     FlexGenCost,
-    LargestStep,
     ModelShape,
     StepCost,
     find_device,
@@ -30,7 +29,7 @@ from superinfer.costs import (
     load_shape,
 )
 from superinfer.engine import Engine, EngineConfig
-from superinfer.errors import ConfigError, PolicyError
+from superinfer.errors import ConfigError
 from superinfer.events import Sink
 from superinfer.lab.config import Config, RunConfig
 from superinfer.lab.config.policy_faults import faults_named
@@ -41,7 +40,6 @@ from superinfer.records.cluster import cluster_record
 from superinfer.records.run import RunRecord
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler, largest_step_of, tell_true_lengths
-from superinfer.settings import shown_value
 from traces.workload import Workload
 
 _T = TypeVar("_T")
@@ -207,10 +205,7 @@ def _engine_of(
     believed = believed_of(run, cost, shape, device, placement)
     sizes = engine_config(config.run, cost.shape, cost, scheduler)
     _check_demands(config, sizes.kv_bits)
-    engine = Engine(scheduler, config.build_memory(), cost, sizes, sink, believed)
-    if sizes.prefix_caching and engine.prefix is None:
-        raise PolicyError("index: expected an index of cached prefixes, got None")
-    return engine, cost
+    return Engine(scheduler, config.build_memory(), cost, sizes, sink, believed), cost
 
 
 def _routed(shape: ModelShape, run: RunConfig) -> ModelShape:
@@ -264,9 +259,7 @@ def _device_blocks(
         return measured
     device = find_device(run.device, run.costs)
     longest = run.max_model_len or shape.max_model_len
-    step: object = largest_step_of(scheduler, longest, run.prefix_caching)
-    if not isinstance(step, LargestStep):
-        raise PolicyError(f"largest_step: expected a LargestStep, got {shown_value(step)}")
+    step = largest_step_of(scheduler, longest, run.prefix_caching)
     return kv_capacity_blocks(
         shape, device, run.tp, block_tokens, utilization, free_share or 1.0, step
     )

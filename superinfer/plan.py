@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from superinfer.costs.base import PrefillWork
 from superinfer.memory.base import Timing
 from superinfer.sequence import Sequence
 
 Direction = Literal["d2h", "h2d"]
+Note = Literal["promote", "demote", "relegate", "prefetch", "no_offload"]
+NOTES: Final[tuple[str, ...]] = get_args(Note)
+"""Changes that change nothing outside the scheduler: they are told, and that is all."""
 
 
 class PrefillChunk(NamedTuple):

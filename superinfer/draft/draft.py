@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from superinfer.costs.base import PrefillWork
 from superinfer.draft.loads import DraftLoads
@@ -21,7 +21,7 @@ from superinfer.errors import PlanError
 from superinfer.memory.base import Fate, Timing
 from superinfer.memory.blocks.runs import cut, joined
 from superinfer.memory.blocks.slabs import Blocks
-from superinfer.plan import Change, PrefillChunk, Work
+from superinfer.plan import NOTES, Change, Note, PrefillChunk, Work
 from superinfer.sequence import RESIDENT, Sequence, State
 from superinfer.settings import shown_value
 
@@ -129,6 +129,8 @@ class Draft(DraftLoads):
         is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is as long as
         they are the same.
         """
+        if steps < 1:
+            raise PlanError(f"decode: expected at least one step, got {steps}")
         batch, pool = self.batch, self.pool
         available = pool.total - pool.lent - pool.referenced - spare_blocks
         if self.chunks and steps > self.chunk_steps:
@@ -256,12 +258,10 @@ class Draft(DraftLoads):
         self.batch.join(seq)
         self.changes.append(Change("unpark", seq, 0))
 
-    def note(
-        self,
-        kind: Literal["promote", "demote", "relegate", "prefetch", "no_offload"],
-        seq: Sequence,
-    ) -> None:
+    def note(self, kind: Note, seq: Sequence) -> None:
         """Log a decision that changes nothing outside the scheduler."""
+        if kind not in NOTES:
+            raise PlanError(f"note: expected one of {', '.join(NOTES)}, got {shown_value(kind)}")
         self.changes.append(Change(kind, seq, 0))
 
     def reject(self, seq: Sequence, rule: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from superinfer.memory.blocks.runs import NO_RUNS
-from superinfer.plan import Change, PrefillChunk
+from superinfer.plan import NOTES, Change, PrefillChunk
 from superinfer.sequence import Sequence, State
 
 if TYPE_CHECKING:
@@ -158,5 +158,5 @@ _UNDO: Final[dict[str, Callable[[Engine, Change], None]]] = {
     "park": _leave,
     "swap_in": _swap_in,
     "unpark": _unpark,
-    **dict.fromkeys(("promote", "demote", "relegate", "prefetch", "no_offload"), _note),
+    **dict.fromkeys(NOTES, _note),
 }

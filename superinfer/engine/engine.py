@@ -25,7 +25,7 @@ from superinfer.engine.journal import Journal
 from superinfer.engine.landings import Landings
 from superinfer.engine.progress import Progress
 from superinfer.engine.room import Room
-from superinfer.errors import ConfigError, PlanError
+from superinfer.errors import ConfigError, PlanError, PolicyError
 from superinfer.events import Sink
 from superinfer.memory.base import (
     CostAware,
@@ -39,7 +39,7 @@ from superinfer.memory.index.keys import Key, request_keys
 from superinfer.memory.index.prefix import PrefixIndex
 from superinfer.memory.index.tiered import TieredIndex
 from superinfer.placement import Placement
-from superinfer.plan import Outcome, Plan, Transfer
+from superinfer.plan import NOTES, Outcome, Plan, Transfer
 from superinfer.records.recorder import Recorder
 from superinfer.request import Request
 from superinfer.schedulers.base import Scheduler
@@ -335,7 +335,10 @@ class Engine:
         memory = self.memory
         if isinstance(memory, CostAware):
             memory.bind_costs(self.believed, self.copy_size)
-        return memory.index(self.pool, self.host, self.config.block_tokens)
+        index: PrefixCache | None = memory.index(self.pool, self.host, self.config.block_tokens)
+        if index is None:
+            raise PolicyError("index: expected an index of cached prefixes, got None")
+        return index
 
     def _use(self, index: PrefixCache) -> None:
         """Keep cached prefixes in this index."""
@@ -355,7 +358,7 @@ class Engine:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
         if self.demotion is not None:
             self.demotion.relieve(now)
-        ask, idle = self.ask or self.scheduler.plan, 0
+        ask, idle, noted = self.ask or self.scheduler.plan, 0, False
         while idle < MAX_IDLE_DECISIONS:
             draft, live = Draft(self, now), len(self.live)
             try:
@@ -369,7 +372,10 @@ class Engine:
             ended = len(self.live) < live
             if not (draft.changes or ended):
                 return None
-            idle = 0 if ended else idle + 1
+            told = not ended and all(change.kind in NOTES for change in draft.changes)
+            if told and noted:
+                return None  # it may tell the same for ever
+            idle, noted = 0 if ended else idle + 1, told
         raise PlanError("the scheduler moves sequences about and never runs any")
 
     def _end_deferred(self, now: float) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from superinfer.draft import Draft
 from superinfer.events import Sink
-from superinfer.plan import Direction, Plan, Transfer
+from superinfer.plan import NOTES, Direction, Plan, Transfer
 from superinfer.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _KINDS: Final = {
     "preempt": "preempt",
     "swap_out": "rotate_out",
     "swap_in": "rotate_in",
-    **{kind: kind for kind in ("promote", "demote", "relegate", "prefetch", "no_offload")},
+    **{kind: kind for kind in NOTES},
 }
 """Names of events by those of changes."""
 _COPIES: dict[str, Direction] = {"swap_out": "d2h", "swap_in": "h2d"}

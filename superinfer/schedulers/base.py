@@ -9,8 +9,10 @@ from typing import Any, Protocol
 from superinfer.costs.base import CostModel
 from superinfer.costs.capacity import USUAL_STEP, LargestStep
 from superinfer.draft import Draft
+from superinfer.errors import PolicyError
 from superinfer.request import Request
 from superinfer.sequence import Sequence
+from superinfer.settings import shown_value
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,6 +99,13 @@ def tell_true_lengths(scheduler: Any, true_length: Callable[[Request], int] | No
 
 
 def largest_step_of(scheduler: Any, max_model_len: int, prefix_caching: bool) -> LargestStep:
-    """The step for which the system of a scheduler keeps memory free, as far as it says so."""
-    stated = getattr(scheduler, "largest_step", None)
-    return stated(max_model_len, prefix_caching) if stated else USUAL_STEP
+    """The step for which the system of a scheduler keeps memory free, as far as it says so.
+    PolicyError for an answer that is none.
+    """
+    stated: Any = getattr(scheduler, "largest_step", None)
+    if stated is None:
+        return USUAL_STEP
+    step: object = stated(max_model_len, prefix_caching)
+    if not isinstance(step, LargestStep):
+        raise PolicyError(f"largest_step: expected a LargestStep, got {shown_value(step)}")
+    return step

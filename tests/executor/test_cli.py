@@ -203,6 +203,43 @@ def test_what_changes_nothing_is_named(monkeypatch, capsys, tmp_path, config):
     ]
 
 
+OWN = """
+from superinfer.schedulers.fcfs import FcfsScheduler
+
+class Own(FcfsScheduler):
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "written"),
+    [
+        ("def bind(self, machine): machine.blocks", "AttributeError: ", False),
+        ("plan = ended = lambda self, *_: self.none", "AttributeError: ", False),
+        ("def plan(self, draft, now): draft.decode(0)", "decode: expected at least one ", True),
+    ],
+)
+def test_a_policy_of_ones_own_that_breaks(
+    monkeypatch, capsys, tmp_path, config, trace, body, said, written
+):
+    """Named in one line; where it breaks again on hearing of the end nothing more is said."""
+    (tmp_path / "own_one.py").write_text(OWN.format(body))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_one", raising=False)
+    out = tmp_path / "result"
+    code, _, errors = call(
+        monkeypatch,
+        capsys,
+        *("run", trace, "--scheduler", "own_one:Own", "--model", config, "--random-weights"),
+        *("--device", "cpu", "--kv-blocks", 200, "--as-fast-as-possible", "--no-plots"),
+        *("--out", out),
+    )
+    assert code == 1, errors
+    (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: scheduler 'own_one:Own' (") and f"own_one.py:5): {said}" in line
+    assert out.exists() == written
+
+
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 def test_every_scheduler_runs_on_a_device(monkeypatch, capsys, tmp_path, config, trace, scheduler):
     """Whatever settings it has, and those that it derives from the machine."""

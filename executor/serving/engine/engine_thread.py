@@ -45,7 +45,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._session.enter_thread()
-            with out_of_memory("running a step", STEP_SIZES), faults_named(self._policies):
+            with faults_named(self._policies), out_of_memory("running a step", STEP_SIZES):
                 self._driver.run()
         except BaseException as error:  # the main thread raises it again
             self.error = error

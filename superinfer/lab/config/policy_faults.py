@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from superinfer.errors import ConfigError, InputError, PlanError, PolicyError, StuckError
+from superinfer.errors import PlanError, PolicyError, StuckError, SuperInferError
 
 _OURS: Final = ("superinfer", "sim", "executor", "traces")
 _IMPORTS: Final = Path(__file__).with_name("policies.py")
@@ -35,12 +35,12 @@ def faults_named(policies: Mapping[str, str]) -> Iterator[None]:
     outside = {section: name for section, name in policies.items() if ":" in name}
     try:
         yield
-    except (ConfigError, InputError):
-        raise
     except (PlanError, PolicyError, StuckError) as error:
         if not outside or _is_named(outside, error):
             raise
         raise type(error)(f"{_culprit(outside, error)}: {error}") from error
+    except SuperInferError:
+        raise  # of the machine or of the input
     except (Exception, SystemExit) as error:  # an exit would end all other runs, too
         if not outside or not _theirs(outside, error):
             raise

@@ -93,6 +93,16 @@ def test_a_class_of_a_notebook_is_in_no_other_process(monkeypatch: pytest.Monkey
             "no memory for the next step: preempt or park before decoding",
         ),
         (
+            "def plan(self, draft, now): draft.decode(0)",
+            PlanError,
+            "(own.py:{}): decode: expected at least one step, got 0",
+        ),
+        (
+            "def plan(self, draft, now): draft.note('looked at', None)",
+            PlanError,
+            "note: expected one of promote, demote, relegate, prefetch, no_offload, got ",
+        ),
+        (
             "def rank(self, seq): return (1.0,)",
             PlanError,
             "have the rank (1.0,): expected unique ranks (`request.index` as the last entry",
@@ -282,6 +292,8 @@ def test_what_is_not_theirs_is_left_alone() -> None:
         raise OSError("full")
     with pytest.raises(ConfigError, match=r"^so$"), faults_named({"scheduler": "own:Own"}):
         raise ConfigError("so")
+    with pytest.raises(SuperInferError, match=r"^full$"), faults_named({"scheduler": "own:Own"}):
+        raise SuperInferError("full")
     two = {"scheduler": "a_policy:A", "memory": "mine:B"}
     with pytest.raises(PolicyError) as caught, faults_named(two):
         raise TypeError("which?")

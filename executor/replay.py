@@ -125,12 +125,13 @@ class Replay:
         """
         engine = self.session.engine
         engine.ask = self._timed(engine.scheduler.plan)
-        run = self.config.run
-        policies = {"scheduler": run.scheduler, "memory": run.memory}
         self._clock.restart(self.workload.requests[0].arrival_s)
         started = time.perf_counter()
         try:
-            with faults_named(policies), out_of_memory("running a step", STEP_SIZES):
+            with (
+                faults_named(self.config.run.policies),
+                out_of_memory("running a step", STEP_SIZES),
+            ):
                 self.driver.run()
         finally:
             self.wall_s = time.perf_counter() - started
@@ -141,14 +142,16 @@ class Replay:
         """
         try:
             self.session.engine.close(self.driver.now)
-        except Exception:
+            found = self.summary()
+        except (Exception, SystemExit):
             return
-        self.write(*self.summary())
+        self.write(*found)
 
     def summary(self) -> tuple[RunMetrics, Summary]:
         """What the run came to."""
         engine, run = self.session.engine, self.config.run
-        record = engine.recorder.build(engine)
+        with faults_named(run.policies):
+            record = engine.recorder.build(engine)
         beliefs = beliefs_of([engine.believed])
         if engine.learned is not None:
             record.notes += beliefs_notes(beliefs)

@@ -127,8 +127,7 @@ def open_session(
     device = find_device(config.run.device)
     stages = Stages(device.torch)
     scheduler, memory = config.build_scheduler(), config.build_memory()
-    policies = {"scheduler": config.run.scheduler, "memory": config.run.memory}
-    with faults_named(policies):
+    with faults_named(config.run.policies):
         tell_true_lengths(scheduler, true_length)
     with out_of_memory("loading the model"):
         model = _model(config, options, device, _block_tokens(config, scheduler))
@@ -137,7 +136,7 @@ def open_session(
     smaller = isinstance(memory, Ladder)
     _compile(model, stages)
     lower = "--kv-blocks or run.host_memory_gib"
-    with faults_named(policies), out_of_memory("laying out the KV cache", lower):
+    with faults_named(config.run.policies), out_of_memory("laying out the KV cache", lower):
         sizes = sizes_of(config.run, model, scheduler, smaller, channel)
         size = arena_size(model.layout, sizes.total_blocks, sizes.slabs, smaller)
         arena = Arena(model.layout, size, device.torch)

@@ -28,7 +28,10 @@ _UNHEEDED = (
     "believed_costs",
 )
 """Settings of `[run]` for simulations alone."""
-_OF_A_TRACE = ("limit", "rate_scale", "skip_bad", "without_slo")
+_OF_A_TRACE = (
+    *("limit", "rate_scale", "burstiness", "spread", "time_unit", "hash_block_size", "skip_bad"),
+    *("without_slo", "slo_scale", "window_s"),
+)
 """Those that say what is made of a trace; a server has none."""
 
 

@@ -72,7 +72,7 @@ def run_simulation(
     serve. What a policy from outside raises is a PolicyError.
     """
     run = config.run
-    with faults_named({"scheduler": run.scheduler, "memory": run.memory, "router": run.router}):
+    with faults_named(run.policies | {"router": run.router}):
         if run.replicas > 1:
             return run_cluster(config, workload, sinks or [sink] * run.replicas)
         return _run_one(config, workload, sinks[0] if sinks else sink)
@@ -183,7 +183,7 @@ def build_engine(
     `true_length` answers a scheduler whose settings ask for an oracle, and nobody else; without it
     the engine is only good for a look at its sizes.
     """
-    with faults_named({"scheduler": config.run.scheduler, "memory": config.run.memory}):
+    with faults_named(config.run.policies):
         return _engine_of(config, sink, true_length, cost)
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Collection, Iterable
+from numbers import Integral
 from typing import Any, TypeGuard
 
 from superinfer.errors import ConfigError
@@ -60,6 +61,11 @@ def shown_value(value: object) -> str:
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """True for an integer, also one of numpy; no flag is one."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object, least: float = -sys.float_info.max) -> TypeGuard[float]:

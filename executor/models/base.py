@@ -114,11 +114,15 @@ def _overlaid(parts: list[Tensor]) -> Tensor:
     return everything
 
 
-def check_length(max_model_len: int, prompt_tokens: int, output_tokens: int = 0) -> None:
-    """Raise InputError for a request that is longer than a model's context."""
+def check_length(
+    most_tokens: int, prompt_tokens: int, output_tokens: int = 0, of: str = "the context"
+) -> None:
+    """Raise InputError for a request that is longer than a model's context, or what else it is
+    `of` that holds no more.
+    """
     tokens = prompt_tokens + output_tokens
-    if tokens > max_model_len:
+    if tokens > most_tokens:
         raise InputError(
             f"the request has {prompt_tokens} prompt tokens and asks for {output_tokens} more: "
-            f"{tokens} are above the context of {max_model_len}"
+            f"{tokens} are above {of} of {most_tokens}"
         )

@@ -92,7 +92,7 @@ def serve(
         metrics_prefix,
         api_key,
         shutdown_timeout,
-        {"scheduler": config.run.scheduler, "memory": config.run.memory},
+        config.run.policies,
         goes_by_priority(config),
         health_timeout,
     )

@@ -89,5 +89,6 @@ class Reader:
     def _limit(self, tokens: list[int], asked: int | None, usual: int) -> int:
         """Most tokens of an answer; InputError for more than there is room for."""
         most = self.facts.max_model_len
-        check_length(most, len(tokens), asked or 1)
+        of = "the context" if most == self.prompts.most_tokens else "the KV cache's room"
+        check_length(most, len(tokens), asked or 1, of)
         return asked or min(usual, most - len(tokens))

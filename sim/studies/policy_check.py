@@ -52,7 +52,17 @@ REPLICAS: Final = 3
 """Of a router that is checked, where a configuration has one replica."""
 
 _OWN: Final = (
-    *("trace", "rate_scale", "limit", "seed", "lag", "prefix_caching", "duration_s", "window_s"),
+    "trace",
+    "rate_scale",
+    "limit",
+    "skip_bad",
+    "time_unit",
+    "hash_block_size",
+    "seed",
+    "lag",
+    "prefix_caching",
+    "duration_s",
+    "window_s",
 )
 """Settings of `[run]` in whose place a check has its own."""
 
@@ -124,7 +134,8 @@ def with_replicas(config: Config) -> Config:
 def replaced(config: Config) -> list[str]:
     """What a configuration says of a run, and a check does not go by."""
     run, usual = config.run, RunConfig()
-    given = [key for key in _OWN if getattr(run, key) != getattr(usual, key)]
+    implied = ("lag", "prefix_caching") if run.as_released else ()
+    given = [k for k in _OWN if k not in implied and getattr(run, k) != getattr(usual, k)]
     lines = [f"run.{', run.'.join(given)}: not used: a check has its own"] if given else []
     if run.kv_blocks:
         own = f"{LITTLE_TOKENS:,} and {TOO_LITTLE_TOKENS:,} tokens"
@@ -150,6 +161,9 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
         trace="mixed",
         rate_scale=RATE_SCALE * config.run.replicas,
         limit=REQUESTS * config.run.replicas,
+        skip_bad=False,
+        time_unit="ms",
+        hash_block_size=0,
         seed=seed,
         lag=condition.lag,
         prefix_caching=condition.prefix_caching,
@@ -164,8 +178,7 @@ def _under(config: Config, condition: Condition, seed: int) -> Config:
 def _check(config: Config, finding: Finding) -> None:
     """One workload under one condition, twice; what is wrong goes into `finding`."""
     workload, run = load_workload(config), config.run
-    policies = {"scheduler": run.scheduler, "memory": run.memory}
-    policies |= {"router": run.router} if run.replicas > 1 else {}
+    policies = run.policies | ({"router": run.router} if run.replicas > 1 else {})
     try:
         with faults_named(policies):
             done, again = _run(config, workload), _run(config, workload)

@@ -176,7 +176,8 @@ def _from_file(
 ) -> StepCost:
     if not Path(path).is_file():
         expected = "expected auto, roofline, calibrated, flexgen or a profile file"
-        raise ConfigError(f"costs={path!r}: {expected}{did_you_mean(path, _NAMED)}")
+        hint = "" if Path(path).suffix else did_you_mean(path, _NAMED)
+        raise ConfigError(f"costs={path!r}: {expected}{hint}")
     profile = load_profile(path)
     wanted = device if isinstance(device, str) else device.name
     found = (_device_key(profile.device), profile.tp)

@@ -129,7 +129,7 @@ class Draft(DraftLoads):
         is the caller's to mend by `preempt` or `park`. Beside prefill chunks a slice is as long as
         they are the same.
         """
-        if steps < 1:
+        if steps < 1 and self.batch.size:
             raise PlanError(f"decode: expected at least one step, got {steps}")
         batch, pool = self.batch, self.pool
         available = pool.total - pool.lent - pool.referenced - spare_blocks
@@ -163,12 +163,14 @@ class Draft(DraftLoads):
         """
         if seq.state not in RESIDENT:
             raise PlanError(f"{seq!r} is not resident and cannot be preempted")
+        asker = "preempt"
         if fate is None:
+            asker = "fate"
             fate = "recompute" if self.admits(seq) else self._engine.memory.fate(seq, self)
         if fate == "swap":
             self.swap_out(seq, "before_step")
         elif fate != "recompute":
-            raise PlanError(f"fate: expected 'recompute' or 'swap', got {shown_value(fate)}")
+            raise PlanError(f"{asker}: expected 'recompute' or 'swap', got {shown_value(fate)}")
         else:
             self._drop(seq, scheduled_tokens)
         return fate

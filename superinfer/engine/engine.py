@@ -358,7 +358,8 @@ class Engine:
         """Ask the scheduler, again while it only moved things about and left nothing to run."""
         if self.demotion is not None:
             self.demotion.relieve(now)
-        ask, idle, noted = self.ask or self.scheduler.plan, 0, False
+        ask, idle = self.ask or self.scheduler.plan, 0
+        told: list[tuple[str, Sequence]] = []
         while idle < MAX_IDLE_DECISIONS:
             draft, live = Draft(self, now), len(self.live)
             try:
@@ -372,10 +373,10 @@ class Engine:
             ended = len(self.live) < live
             if not (draft.changes or ended):
                 return None
-            told = not ended and all(change.kind in NOTES for change in draft.changes)
-            if told and noted:
-                return None  # it may tell the same for ever
-            idle, noted = 0 if ended else idle + 1, told
+            before, told = told, [(change.kind, change.sequence) for change in draft.changes]
+            if not ended and told == before and all(kind in NOTES for kind, _ in told):
+                return None  # it tells the same again, and would for ever
+            idle = 0 if ended else idle + 1
         raise PlanError("the scheduler moves sequences about and never runs any")
 
     def _end_deferred(self, now: float) -> None:

@@ -235,7 +235,7 @@ def _counters(engine: Engine) -> dict[str, float]:
 
 def _stated(policy: object, name: str, usual: object) -> object:
     """What a policy may have; a property that fails is no sign that it has none."""
-    stated = hasattr(policy, name) or name in dir(policy)
+    stated = hasattr(policy, name) or isinstance(getattr(type(policy), name, None), property)
     return getattr(policy, name) if stated else usual
 
 

@@ -216,7 +216,14 @@ class Own(FcfsScheduler):
     [
         ("def bind(self, machine): machine.blocks", "AttributeError: ", False),
         ("plan = ended = lambda self, *_: self.none", "AttributeError: ", False),
-        ("def plan(self, draft, now): draft.decode(0)", "decode: expected at least one ", True),
+        (
+            "plan = lambda self, *_: self.none\n"
+            "    def ended(self, seq): raise SystemExit('second')",
+            "AttributeError: ",
+            False,
+        ),
+        ("counters = property(lambda self: self.none)", "AttributeError: ", False),
+        ("def plan(self, draft, now): draft.note('x', None)", "note: expected one of ", True),
     ],
 )
 def test_a_policy_of_ones_own_that_breaks(

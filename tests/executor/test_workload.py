@@ -81,10 +81,10 @@ def test_what_a_device_does_not_heed():
 
 def test_what_a_server_does_not_heed():
     """What a device does not, and what is made of a trace; which one a file names is no matter."""
-    settings = ("run.host_step_ms=2", "run.rate_scale=2", "run.without_slo=true", "run.trace=a")
+    settings = ("run.host_step_ms=2", "run.rate_scale=2", "run.window_s=[1,2]", "run.trace=a")
     assert unheeded_by_servers(load_config(None, settings)) == [
         "run.host_step_ms: no effect on a device",
-        "run.rate_scale, run.without_slo: no effect on a server",
+        "run.rate_scale, run.window_s: no effect on a server",
     ]
 
 

@@ -88,14 +88,13 @@ def _of_number(error: Exception) -> str:
     if kind in _BOUNDS:
         sign, key = _BOUNDS[kind]
         bound = fault["ctx"][key]
-        expected, got = (
-            f"{_KINDS[type(bound).__name__]} {sign} {bound:.12g}",
-            shown_value(given).strip("'"),
-        )
+        expected = f"{_KINDS[type(bound).__name__]} {sign} {bound:.12g}"
+        got = shown_value(given).strip("'")
     elif kind.partition("_")[0] in _KINDS:
         expected, got = _KINDS[kind.partition("_")[0]], shown_value(given)
     else:
         return ""
+    # A share where per cent are expected is the likeliest mistake.
     unit = " (in %)" if "in %" in (getattr(option, "help", None) or "") else ""
     return f"{max(option.opts, key=len)}: expected {expected}{unit}, got {got}"
 

@@ -83,8 +83,9 @@ def read_files(path: str | Path | Sequence[Path] | None) -> list[tuple[Path, Tab
     """The sections of files, or of bundled configurations by their names."""
     if path is None:
         return []
-    given = (path,) if isinstance(path, str | os.PathLike) else path
-    if not (isinstance(given, Iterable) and all(isinstance(e, str | os.PathLike) for e in given)):
+    one = isinstance(path, str | os.PathLike) or not isinstance(path, Iterable)
+    given: list[Any] = [path] if one else [*path]  # type: ignore[misc]
+    if not all(isinstance(each, str | os.PathLike) for each in given):
         raise ConfigError(f"expected the path of a TOML file, or several, got {shown_value(path)}")
     files = [_found(Path(file)) for file in given]
     return [(file, _read(file)) for file in files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from superinfer.routers import ROUTERS
 from superinfer.routers.base import Router
 from superinfer.schedulers import SCHEDULERS
 from superinfer.schedulers.base import Scheduler
-from superinfer.settings import did_you_mean, shown_value, unknown
+from superinfer.settings import did_you_mean, is_integer, shown_value, unknown
 
 POLICIES: Mapping[str, Mapping[str, str]] = {
     "scheduler": SCHEDULERS,
@@ -177,7 +178,7 @@ def _hidden(found: ModuleType) -> str:
     """
     file = Path(*found.__name__.split(".")).with_suffix(".py")
     taken = getattr(found, "__file__", None)
-    if not file.is_file() or (taken is not None and file.samefile(taken)):
+    if not file.is_file() or (taken and os.path.exists(taken) and file.samefile(taken)):
         return ""
     return f"; {file} here needs another name, for {taken or 'a part of Python'} comes before it"
 
@@ -201,7 +202,7 @@ def _instance(section: str, name: str, cls: Any, values: Mapping[str, Any]) -> A
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section} {name!r}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if ":" not in name:
             raise
         raise ConfigError(f"{section} {name!r}: cannot be made: {_why(error)}") from None
@@ -227,7 +228,9 @@ def _check_protocol(section: str, place: str, policy: Any) -> None:
             _check_method(f"{place}: {key}", getattr(policy, key))
     for key, hint in hints.items():
         wanted = Annotated[int, Meta(ge=1)] if key == "block_tokens" else hint
-        convert_setting(f"{place}: {key}", getattr(policy, key), wanted)
+        value = getattr(policy, key)
+        plain = int(value) if is_integer(value) else value
+        convert_setting(f"{place}: {key}", plain, wanted)
 
 
 def _check_method(place: str, method: Any) -> None:

@@ -18,7 +18,7 @@ _IMPORTS: Final = Path(__file__).with_name("policies.py")
 
 _ANSWERS: Final = {
     "scheduler": ("next_wakeup", "largest_step"),
-    "memory": ("victim", "index"),
+    "memory": ("fate", "victim", "index"),
     "router": ("route",),
 }
 """Methods whose answers are checked; what is wrong with one begins with its name."""
@@ -101,11 +101,11 @@ def _culprit(outside: Mapping[str, str], error: BaseException) -> str:
     """The policy with its file, and the line if the error passed through it; all that it may have
     been where it passed through none.
     """
-    for section, name in outside.items():
+    suspects = _suspects(outside, str(error))
+    for section, name in suspects.items():
         place = place_of(error, _files(name))
         if place:
             return f"{section} {name!r} ({place})"
-    suspects = _suspects(outside, str(error))
     return " or ".join(f"{section} {name!r} ({_file(name)})" for section, name in suspects.items())
 
 

@@ -122,6 +122,11 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Take every target away from the requests."""
 
     @property
+    def policies(self) -> dict[str, str]:
+        """Who decides in each replica, by section."""
+        return {"scheduler": self.scheduler, "memory": self.memory}
+
+    @property
     def slowdowns(self) -> dict[int, float]:
         """`slow_replicas` by numbers."""
         return {int(number): slowdown for number, slowdown in self.slow_replicas.items()}

@@ -83,9 +83,10 @@ def parse_axes(texts: str | Sequence[str]) -> list[Axis]:
 
 def places(axes: Sequence[Axis]) -> list[Place]:
     """Every combination of the values, the last axis fastest; ConfigError for what is no axis."""
-    if not all(isinstance(axis, Axis) for axis in axes):
+    along = list(axes)
+    if not all(isinstance(axis, Axis) for axis in along):
         raise ConfigError(f"axes: expected what parse_axes gives, got {shown_value(axes)}")
-    return list(product(*(axis.values for axis in axes)))
+    return list(product(*(axis.values for axis in along)))
 
 
 def setting_text(value: Value) -> str:

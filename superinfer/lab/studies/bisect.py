@@ -74,8 +74,9 @@ def largest_load(
     `log`. The same function gives the same probes in the same order. Raises
     ConfigError for a threshold that is NaN, and unless 0 < low < high and 0 < tolerance.
     """
-    if not isinstance(threshold, int | float) or math.isnan(threshold):
-        raise ConfigError(f"expected a number as threshold, got {shown_value(threshold)}")
+    threshold = _number(threshold, "expected a number as threshold")
+    if math.isnan(threshold):
+        raise ConfigError("expected a number as threshold, got nan")
     if not (0 < low < high < math.inf and 0 < tolerance < math.inf):
         raise ConfigError(f"expected 0 < low < high and a tolerance > 0, got {low}, {high}")
     search = _Search(run_at, threshold, at_most, log)
@@ -171,20 +172,21 @@ class _Search:
     def keeps(self, load: float) -> bool:
         """Whether the promise holds at a load, which is tried once at most."""
         if load not in self.probes:
-            value = _number(self.run_at(load), load)
+            value = _number(self.run_at(load), f"run_at: expected a number at load {load:.6g}")
             kept = value <= self.threshold if self.at_most else value >= self.threshold
             self.probes[load] = Probe(load, value, kept)
             self.log(self.probes[load])
         return self.probes[load].kept
 
 
-def _number(value: object, load: float) -> float:
-    """What a run gave, which may be NaN; ConfigError for what is no number."""
+def _number(value: object, expected: str) -> float:
+    """A number of any kind, which may be NaN; ConfigError for anything else."""
     try:
-        return float(value)  # type: ignore[arg-type]
+        if not isinstance(value, str):
+            return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        expected = f"expected a number at load {load:.6g}"
-        raise ConfigError(f"run_at: {expected}, got {shown_value(value)}") from None
+        pass
+    raise ConfigError(f"{expected}, got {shown_value(value)}")
 
 
 def _bracket(search: _Search, low: float, high: float) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ from superinfer.lab.studies.runs import (
     keep,
     locked,
 )
-from superinfer.settings import shown_value
+from superinfer.settings import is_integer, shown_value
 
 WALL_CLOCK = ("wall_s", "scheduler_s", "sim_requests_per_wall_s")
 """Keys of a summary that differ between equal runs: no part of any comparison."""
@@ -194,8 +194,8 @@ def _check(study: Study) -> None:
     for name, arm in study.arms.items():
         _expect(f"arm {name}", arm, Config, "a configuration")
     _expect("root", study.root, Path, "a Path")
-    _expect("seeds", study.seeds, Iterable, "a list of integers")
-    _expect("inputs", study.inputs, Iterable, "a list of paths")
+    _expect("seeds", study.seeds, Sequence, "a list of integers")
+    _expect("inputs", study.inputs, Sequence, "a list of paths")
     if isinstance(study.engine, str):
         raise ConfigError(f"engine: expected engine_of({study.engine!r}), got the name alone")
     seeds = list(study.seeds)
@@ -203,12 +203,12 @@ def _check(study: Study) -> None:
         raise ConfigError(f"seeds: expected integers from 0 to 2**63 - 1, got {seeds}")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected different ones, got {seeds}")
-    if type(study.workers) is not int or study.workers < 0:
+    if not is_integer(study.workers) or study.workers < 0:
         raise ConfigError(f"workers: expected an integer >= 0, got {shown_value(study.workers)}")
 
 
 def _expect(name: str, given: object, kind: type, expected: str) -> None:
-    if not isinstance(given, kind):
+    if not isinstance(given, kind) or isinstance(given, str):
         raise ConfigError(f"{name}: expected {expected}, got {shown_value(given)}")
 
 

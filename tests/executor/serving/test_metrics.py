@@ -19,6 +19,8 @@ def test_every_metric_says_of_what_it_is(served: Served) -> None:
     assert sorted(told) == sorted(typed) and len(told) > 30
     things = re.compile("request|token|prompt|KV cache|step|arrival|scheduled", re.IGNORECASE)
     assert not [name for name, text in told.items() if not things.search(text)]
+    others = re.compile(r"\bit\b|the same", re.IGNORECASE)
+    assert not [name for name, text in told.items() if others.search(text)]
 
 
 def test_the_page_of_metrics(tmp_path: Path) -> None:

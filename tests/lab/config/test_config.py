@@ -97,6 +97,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
     arm = write(tmp_path / "b.toml", "[run]\nlag = 0\nlimit = 8\n")
     run = load_config([base, arm], ["run.kv_blocks=6", "run.limit=7"], limit=3, seed=None).run
     assert (run.tp, run.lag, run.kv_blocks, run.limit, run.seed) == (2, 0, 6, 3, 0)
+    assert load_config(iter([base, arm])).run.kv_blocks == 5
 
 
 def test_the_last_of_equal_settings_wins() -> None:

@@ -93,7 +93,8 @@ def test_a_class_of_a_notebook_is_in_no_other_process(monkeypatch: pytest.Monkey
             "no memory for the next step: preempt or park before decoding",
         ),
         (
-            "def plan(self, draft, now): draft.decode(0)",
+            "def decode(self, draft): draft.decode(0)\n"
+            "    def plan(self, *args): FcfsScheduler.plan(self, *args); self.decode(args[0])",
             PlanError,
             "(own.py:{}): decode: expected at least one step, got 0",
         ),
@@ -258,6 +259,7 @@ def test_an_engine_that_is_only_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ("route: expected a replica from 0 to 1, got 2", "router 'c:Own' (c)"),
         ("victim: expected 1 to 2 blocks of its leaf, got 0", "memory 'b:Keep' (b)"),
+        ("fate: expected 'recompute' or 'swap', got 'no'", "memory 'b:Keep' (b)"),
         ("next_wakeup: expected None or a time after now (1 s)", "scheduler 'a:Plan' (a)"),
         ("Keep.notes: expected a list of texts, got 3", "memory 'b:Keep' (b)"),
         (
@@ -327,6 +329,11 @@ def test_what_is_not_theirs_is_left_alone() -> None:
             "cannot be made: AttributeError: 'Own' object has no attribute 'nothing' "
             f"(own.py:{LINES + 3})",
         ),
+        (
+            HEAD + "import sys\n@dataclass\nclass Own(FcfsScheduler):\n"
+            "    def __post_init__(self): sys.exit('so')",
+            f"cannot be made: SystemExit: so (own.py:{LINES + 4})",
+        ),
         *(
             (HEAD + f"@dataclass\nclass Own(FcfsScheduler):\n    {body}", words)
             for body, words in (
@@ -342,6 +349,10 @@ def test_what_is_not_theirs_is_left_alone() -> None:
                 (
                     "def __post_init__(self): self.block_tokens = 0",
                     "block_tokens: expected an integer >= 1, got 0",
+                ),
+                (
+                    "def __post_init__(self): self.block_tokens = True",
+                    "block_tokens: expected an integer, got True",
                 ),
                 (
                     "def __post_init__(self): self.block_tokens = '16'",

@@ -40,6 +40,7 @@ def test_values(text: str, expected: tuple[object, ...]) -> None:
 def test_axes_from_python() -> None:
     assert parse_axes("rate=1,2") == parse_axes(["rate=1,2"])
     assert places(parse_axes("rate=1,2")) == [(1,), (2,)]
+    assert places(axis for axis in parse_axes("rate=1,2")) == [(1,), (2,)]  # type: ignore[arg-type]
     for wrong in ("rate=1,2", ["rate=1,2"]):
         expected = f"axes: expected what parse_axes gives, got {wrong!r}"
         assert error_of(lambda wrong=wrong: places(wrong)) == expected

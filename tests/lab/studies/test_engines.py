@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from inline_engine import Inline
 from study_runner import Recorder, study
@@ -41,6 +42,10 @@ def test_what_is_no_engine(arguments: tuple[Any, Any, str | None], message: str)
     with pytest.raises(ConfigError) as failed:
         engine_of(*arguments)
     assert str(failed.value) == message
+
+
+def test_workers_may_be_counted_by_numpy() -> None:
+    assert engine_of("processes", np.int64(2)).workers == 2  # type: ignore[attr-defined]
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

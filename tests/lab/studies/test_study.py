@@ -113,6 +113,8 @@ def test_equal_arms_are_run_once(tmp_path: Path) -> None:
         ({"seeds": 3}, "^seeds: expected a list of integers, got 3$"),
         ({"root": "studies/x"}, "^root: expected a Path, got 'studies/x'$"),
         ({"inputs": 3}, "^inputs: expected a list of paths, got 3$"),
+        ({"inputs": "t.jsonl"}, "^inputs: expected a list of paths, got 't.jsonl'$"),
+        ({"seeds": iter([1])}, "^seeds: expected a list of integers, got "),
         ({"arms": ["vllm"]}, r"^arms: expected configurations by name, got \['vllm'\]$"),
         ({"arms": {"a": "vllm"}}, "^arm a: expected a configuration, got 'vllm'$"),
         ({"engine": "ray"}, r"^engine: expected engine_of\('ray'\), got the name alone$"),

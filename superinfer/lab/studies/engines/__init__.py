@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from superinfer.errors import ConfigError
 from superinfer.lab.studies.engines.base import StudyEngine
-from superinfer.settings import did_you_mean, shown_value
+from superinfer.settings import did_you_mean, is_integer, shown_value
 
 PROCESSES, RAY = "processes", "ray"
 ENGINES = (PROCESSES, RAY)
@@ -19,7 +19,7 @@ def engine_of(name: str, workers: int = 0, address: str | None = None) -> StudyE
     `workers` is the number of runs at a time (0: one per core), `address` that of a Ray cluster
     (None: one is started on this machine).
     """
-    if type(workers) is not int or workers < 0:
+    if not is_integer(workers) or workers < 0:
         raise ConfigError(f"workers: expected an integer >= 0, got {shown_value(workers)}")
     if name == RAY:
         from superinfer.lab.studies.engines.ray import RayTasks, require_ray

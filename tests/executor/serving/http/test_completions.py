@@ -197,7 +197,7 @@ def test_what_the_cache_has_no_room_for_is_not_computed_first(tmp_path: Path) ->
         usage = served.complete("a" * 28, max_tokens=100, ignore_eos=True)["usage"]
         assert usage["completion_tokens"] == 100
         message = served.refusal(asking("a" * 28, max_tokens=101))
-        assert message.endswith("129 are above the context of 128")
+        assert message.endswith("129 are above the KV cache's room of 128")
         assert served.service.engine.new_index() == 1, "the engine had no second request"
 
 
